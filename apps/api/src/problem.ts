@@ -1,0 +1,108 @@
+import { BatcherFull, DatabaseUnavailable, type Log } from '@lapse/runtime';
+import type { ErrorRequestHandler, RequestHandler } from 'express';
+
+/** Every code an answer of the API can carry, with its HTTP status and title. Codes are stable. */
+const codes = {
+  invalid_request: [400, 'The request is not valid'],
+  unauthorized: [401, 'The API key is missing or wrong'],
+  not_found: [404, 'There is nothing here'],
+  order_not_found: [404, 'There is no such order'],
+  sku_not_found: [404, 'There is no such SKU'],
+  order_already_paid: [409, 'The order is paid'],
+  order_not_pending: [409, 'The order is not waiting for a payment'],
+  out_of_stock: [409, 'There is not enough stock'],
+  stock_below_held: [409, 'Pending orders hold more than that'],
+  payment_conflict: [409, 'The payment was recorded for another order'],
+  idempotency_in_progress: [409, 'The same request is still running'],
+  payload_too_large: [413, 'The body is too large'],
+  unknown_sku: [422, 'There is no such SKU'],
+  idempotency_key_reused: [422, 'The idempotency key was used for another request'],
+  internal_error: [500, 'Something is broken on our side'],
+  unavailable: [503, 'The service cannot answer at the moment'],
+} as const satisfies Record<string, readonly [status: number, title: string]>;
+
+/** A stable name of what went wrong. */
+export type ProblemCode = keyof typeof codes;
+
+/** What is wrong with one field of a request. */
+export interface FieldError {
+  /** Path of the field, for example `items[0].quantity`; empty for the body itself. */
+  readonly field: string;
+  readonly message: string;
+}
+
+/** An answer that says what is wrong, and how to mend it. Thrown by routes, written as RFC 9457 problem details. */
+export class Problem extends Error {
+  readonly code: ProblemCode;
+  readonly details: { readonly errors?: readonly FieldError[]; readonly skus?: readonly string[] };
+
+  constructor(code: ProblemCode, message: string, details: Problem['details'] = {}) {
+    super(message);
+    this.name = 'Problem';
+    this.code = code;
+    this.details = details;
+  }
+}
+
+/** The problem of a field that is well formed, but not what the stored rows allow. */
+export function invalidField(field: string, message: string): Problem {
+  return new Problem('invalid_request', `${field}: ${message}`, { errors: [{ field, message }] });
+}
+
+/** Answers what no route took. */
+export const unknownRoute: RequestHandler = (request) => {
+  throw new Problem('not_found', `There is no ${request.method} ${request.path}.`);
+};
+
+/** Writes errors as `application/problem+json`. What is not the client's is logged. */
+export function problemHandler(log: Log): ErrorRequestHandler {
+  return (error: unknown, request, response, next) => {
+    const problem = toProblem(error);
+    if (problem.code === 'internal_error') {
+      log.error({ err: error, method: request.method, path: request.path }, 'request failed');
+    }
+    if (response.headersSent) {
+      next(error);
+      return;
+    }
+    const [status, title] = codes[problem.code];
+    if (status === 503) response.setHeader('Retry-After', '1');
+    if (status === 401) response.setHeader('WWW-Authenticate', 'Bearer');
+    response
+      .status(status)
+      .type('application/problem+json')
+      .send(
+        JSON.stringify({
+          type: `urn:lapse:problem:${problem.code}`,
+          title,
+          status,
+          code: problem.code,
+          detail: problem.message,
+          ...problem.details,
+        }),
+      );
+  };
+}
+
+function toProblem(error: unknown): Problem {
+  if (error instanceof Problem) return error;
+  if (error instanceof DatabaseUnavailable || error instanceof BatcherFull) {
+    return new Problem('unavailable', 'Nothing was changed, or it cannot be told. Repeat the request.');
+  }
+  if (error instanceof URIError) return new Problem('invalid_request', 'The path is not a valid URI.');
+  switch (refusedStatus(error)) {
+    case undefined:
+      return new Problem('internal_error', 'Try again; if it persists, look at the log of the api.');
+    case 413:
+      return new Problem('payload_too_large', 'A body may have 128 KiB at most.');
+    default:
+      return new Problem('invalid_request', 'The body is not JSON in UTF-8.');
+  }
+}
+
+/** The 4xx that the body parser wants for a body it cannot read. */
+function refusedStatus(error: unknown): number | undefined {
+  if (!(error instanceof Error && 'status' in error)) return undefined;
+  const { status } = error;
+  return typeof status === 'number' && status >= 400 && status < 500 ? status : undefined;
+}

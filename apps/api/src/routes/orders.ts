@@ -1,0 +1,162 @@
+import type { Deadlines } from '@lapse/deadlines';
+import type { Order, Orders } from '@lapse/orders';
+import { Router, type Request } from 'express';
+import { z } from 'zod';
+import {
+  pageLimit,
+  parse,
+  parseBody,
+  parseIdempotencyKey,
+  parseOptionalBody,
+  parseOrderId,
+  text,
+} from '../parse.ts';
+import { presentOrder } from '../present.ts';
+import { invalidField, Problem } from '../problem.ts';
+import { checkoutBody } from './checkout-body.ts';
+
+/** Who the API acts for, in the events. One key so far. */
+const actor = 'api';
+
+const listQuery = z.strictObject({
+  status: z.enum(['pending_payment', 'paid', 'cancelled']).optional(),
+  channel: text(64).optional(),
+  reference: text(128).optional(),
+  cursor: z.uuid().optional(),
+  limit: pageLimit,
+});
+
+const cancelBody = z.strictObject({ reason: z.enum(['customer', 'merchant']).default('customer') });
+
+const farthestMs = 7_776_000_000;
+const instant = z.iso.datetime({ offset: true, error: 'must be an instant in ISO 8601 with its offset' });
+const extendBody = z
+  .strictObject({
+    byMs: z.int().min(1).max(farthestMs).optional(),
+    deadlineAt: instant.transform((at) => new Date(at)).optional(),
+  })
+  .transform(({ byMs, deadlineAt }, context) => {
+    if (byMs !== undefined && deadlineAt === undefined) return { byMs };
+    if (deadlineAt !== undefined && byMs === undefined) return { deadlineAt };
+    context.addIssue('must have either byMs or deadlineAt');
+    return z.NEVER;
+  });
+
+/** Orders: place, read, list, cancel, extend. */
+export function orderRoutes({ orders, deadlines }: { orders: Orders; deadlines: Deadlines }): Router {
+  const router = Router();
+
+  router.post('/v1/orders', async (request, response) => {
+    const body = parseBody(checkoutBody, request);
+    const answer = await orders.checkout({
+      ...body,
+      actor,
+      idempotency: parseIdempotencyKey(request, 'POST /v1/orders', body),
+    });
+    switch (answer.outcome) {
+      case 'placed':
+        // Also for a replay: the first answer may have been lost together with its process, before it armed.
+        if (answer.order.status === 'pending_payment') await deadlines.arm(deadlineOf(answer.order));
+        response.status(201).location(`/v1/orders/${answer.order.id}`).json(presentOrder(answer.order));
+        return;
+      case 'out_of_stock':
+        throw new Problem('out_of_stock', `Not enough of ${answer.skus.join(', ')}.`, { skus: answer.skus });
+      case 'unknown_sku':
+        throw new Problem('unknown_sku', `Set the stock of ${answer.skus.join(', ')} first.`, {
+          skus: answer.skus,
+        });
+      case 'idempotency_key_reused':
+      case 'idempotency_in_progress':
+        throw idempotencyProblem(answer.outcome);
+    }
+  });
+
+  router.get('/v1/orders', async (request, response) => {
+    const { cursor, limit, ...filter } = parse(listQuery, request.query);
+    const page = await orders.list({ ...filter, before: cursor, limit });
+    const nextCursor = page.length === limit ? (page.at(-1)?.id ?? null) : null;
+    response.json({ data: page.map(presentOrder), nextCursor });
+  });
+
+  router.get('/v1/orders/:id', async (request, response) => {
+    response.json(presentOrder(await findOrder(orders, request)));
+  });
+
+  router.get('/v1/orders/:id/timeline', async (request, response) => {
+    const { id, partition } = await findOrder(orders, request);
+    const [events, job] = await Promise.all([
+      orders.timeline(id),
+      // The story does not need Redis.
+      deadlines.inspect({ orderId: id, partition }).catch(() => null),
+    ]);
+    response.json({ events, job });
+  });
+
+  router.post('/v1/orders/:id/cancel', async (request, response) => {
+    const orderId = parseOrderId(request);
+    const { reason } = parseOptionalBody(cancelBody, request);
+    const answer = await orders.cancel({ orderId, reason, actor });
+    switch (answer.outcome) {
+      case 'order_not_found':
+        throw orderNotFound(orderId);
+      case 'already_paid':
+        throw new Problem(
+          'order_already_paid',
+          `It was paid at ${answer.order.paidAt?.toISOString() ?? ''}.`,
+        );
+      case 'cancelled':
+      // Also for a repetition: the first call may have ended between the two.
+      case 'already_cancelled':
+        await deadlines.disarm({ orderId, partition: answer.order.partition });
+        break;
+    }
+    response.json(presentOrder(answer.order));
+  });
+
+  router.post('/v1/orders/:id/extend', async (request, response) => {
+    const orderId = parseOrderId(request);
+    const to = parseBody(extendBody, request);
+    const answer = await orders.extend({ orderId, to, actor });
+    switch (answer.outcome) {
+      case 'order_not_found':
+        throw orderNotFound(orderId);
+      case 'not_pending':
+        throw new Problem('order_not_pending', `It is ${answer.order.status}.`);
+      case 'out_of_range':
+        throw invalidField(
+          'byMs' in to ? 'byMs' : 'deadlineAt',
+          `the new deadline must lie after the old one (${answer.order.deadlineAt.toISOString()}), after now, and ` +
+            'within 90 days',
+        );
+      case 'extended':
+        await deadlines.rearm(deadlineOf(answer.order));
+        response.json(presentOrder(answer.order));
+    }
+  });
+
+  return router;
+}
+
+async function findOrder(orders: Orders, request: Request): Promise<Order> {
+  const id = parseOrderId(request);
+  const order = await orders.find(id);
+  if (order === undefined) throw orderNotFound(id);
+  return order;
+}
+
+/** The deadline of an order, as the timer wants it. */
+function deadlineOf({ id, partition, createdAt, expireAt }: Order) {
+  return { orderId: id, partition, createdAt, expireAt };
+}
+
+/** The problem of an order that does not exist. */
+export function orderNotFound(id: string): Problem {
+  return new Problem('order_not_found', `There is no order ${id}.`);
+}
+
+/** The problem of an idempotency key that cannot be taken. */
+export function idempotencyProblem(code: 'idempotency_key_reused' | 'idempotency_in_progress'): Problem {
+  return code === 'idempotency_key_reused'
+    ? new Problem(code, 'Use a new key for a new request.')
+    : new Problem(code, 'Repeat the request in a moment.');
+}

@@ -1,0 +1,111 @@
+import { userInfo } from 'node:os';
+import { createDeadlines, type Deadlines } from '@lapse/deadlines';
+import { createOrders, migrationsDir, type Orders } from '@lapse/orders';
+import {
+  createLog,
+  createMetrics,
+  databaseService,
+  loadSettings,
+  migrate,
+  openDatabase,
+  runMain,
+} from '@lapse/runtime';
+import { Command } from 'commander';
+import { showDrift } from './drift.ts';
+import { freezeClock, listFreezes, thawClock } from './freezes.ts';
+import { rebuildDeadlines } from './rebuild.ts';
+import { resumeExpiry } from './resume.ts';
+import { showOrder } from './show-order.ts';
+
+/** Who acts, for the events. */
+const actor = `cli:${userName()}`;
+
+function userName(): string {
+  try {
+    return userInfo().username;
+  } catch {
+    // A container may run as a number that has no name.
+    return String(process.getuid?.() ?? 'unknown');
+  }
+}
+
+/** Opens the orders for one command. */
+async function withOrders(work: (orders: Orders) => Promise<void>): Promise<void> {
+  const { databaseUrl, logLevel } = loadSettings(['databaseUrl', 'logLevel']);
+  const database = openDatabase({ url: databaseUrl, app: 'cli', log: createLog('cli', logLevel), max: 2 });
+  const service = databaseService({ database, url: databaseUrl, dir: migrationsDir });
+  try {
+    await service.start();
+    await work(createOrders({ database }));
+  } finally {
+    await service.stop();
+  }
+}
+
+/** Opens the timer for one command. */
+async function withDeadlines(work: (deadlines: Deadlines) => Promise<void>): Promise<void> {
+  const { redisUrl, logLevel } = loadSettings(['redisUrl', 'logLevel']);
+  const log = createLog('cli', logLevel);
+  const deadlines = createDeadlines({ redisUrl, log, metrics: createMetrics() });
+  try {
+    await work(deadlines);
+  } finally {
+    await deadlines.stop();
+  }
+}
+
+const program = new Command('lapse').description(
+  'Payment deadlines for orders. Reads DATABASE_URL, and where it needs it REDIS_URL, from the environment.',
+);
+
+program
+  .command('migrate')
+  .description('bring the schema up to date; safe to run from several places at once')
+  .action(async () => {
+    const { databaseUrl, logLevel } = loadSettings(['databaseUrl', 'logLevel']);
+    const applied = await migrate({ url: databaseUrl, dir: migrationsDir, log: createLog('cli', logLevel) });
+    console.log(applied.length === 0 ? 'The schema is up to date.' : `Applied ${applied.join(', ')}.`);
+  });
+
+program
+  .command('order')
+  .description('show an order and its story')
+  .argument('<id>', "the order's id")
+  .action((id: string) => withOrders((orders) => showOrder(orders, id)));
+
+program
+  .command('freeze')
+  .description('stop the clock of every pending order: nothing is cancelled for time until the thaw')
+  .requiredOption('--reason <text>', 'why, for those who find it')
+  .action(({ reason }: { reason: string }) => withOrders((orders) => freezeClock(orders, reason, actor)));
+
+program
+  .command('thaw')
+  .description('let the clock go on; every deadline moves by the time it stood still')
+  .argument('[id]', 'the freeze to end; default: all that are frozen')
+  .action((id: string | undefined) => withOrders((orders) => thawClock(orders, id)));
+
+program
+  .command('freezes')
+  .description('list freezes and brakes, newest first')
+  .action(() => withOrders(listFreezes));
+
+program
+  .command('resume')
+  .description('release the brake: expiry goes on that held by itself because too much was overdue')
+  .option('--extend <duration>', 'first give every overdue order so much time from now: 90s, 15m, 2h, 1d')
+  .action(({ extend }: { extend?: string }) => withOrders((orders) => resumeExpiry(orders, extend, actor)));
+
+program
+  .command('rebuild')
+  .description('arm the job of every pending deadline again')
+  .action(() => withOrders((orders) => rebuildDeadlines(orders, actor)));
+
+program
+  .command('drift')
+  .description('compare pending orders with armed jobs; changes nothing')
+  .action(() => withDeadlines((deadlines) => withOrders((orders) => showDrift(orders, deadlines))));
+
+await runMain(async () => {
+  await program.parseAsync();
+});

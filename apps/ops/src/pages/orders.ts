@@ -1,0 +1,159 @@
+import type { Deadlines, JobView } from '@lapse/deadlines';
+import type { Order, Orders, OrderStatus, Payment } from '@lapse/orders';
+import { Router, type Response } from 'express';
+import { boardJobUrl, type Board } from '../board.ts';
+import { duration, eventEntry, money, orderLine, words } from '../present.ts';
+import type { Views } from '../views.ts';
+import { brakeBanner, freezeBanner } from './overview.ts';
+
+const pageSize = 50;
+const statuses: readonly OrderStatus[] = ['pending_payment', 'paid', 'cancelled'];
+const orderIdForm = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/;
+
+/** The list of orders, and the story of one. */
+export function orderPages(options: {
+  orders: Orders;
+  deadlines: Deadlines;
+  board: Board;
+  views: Views;
+}): Router {
+  const { orders, deadlines, board, views } = options;
+  const router = Router();
+
+  const notFound = (response: Response, id: string): void => {
+    const text = `There is no order ${id}.`;
+    response.status(404).send(views.render('message', { title: 'No such order', text, nav: 'orders' }));
+  };
+  const inspect = (order: Order): Promise<JobView | null | 'unknown'> =>
+    deadlines.inspect({ orderId: order.id, partition: order.partition }).catch(() => 'unknown');
+
+  router.get('/orders', async (request, response) => {
+    const q = textOf(request.query['q']).trim();
+    const status = statuses.find((known) => known === request.query['status']);
+    const before = orderId(textOf(request.query['before']));
+    const wantedId = orderId(q);
+    if (wantedId !== undefined && (await orders.find(wantedId)) !== undefined) {
+      response.redirect(303, `/orders/${wantedId}`);
+      return;
+    }
+    const reference = q === '' ? undefined : q;
+    // One more than a page, to know whether there is another.
+    const found = isStorable(q) ? await orders.list({ reference, status, before, limit: pageSize + 1 }) : [];
+    const page = found.slice(0, pageSize);
+    const older = new URLSearchParams({
+      ...(reference === undefined ? {} : { q: reference }),
+      ...(status === undefined ? {} : { status }),
+      before: page.at(-1)?.id ?? '',
+    });
+    response.send(
+      views.render('orders', {
+        q,
+        status,
+        statuses: statuses.map((value) => ({ value, name: words(value) })),
+        orders: page.map(orderLine),
+        isFirst: before === undefined,
+        olderUrl: found.length > pageSize ? `/orders?${older.toString()}` : undefined,
+      }),
+    );
+  });
+
+  router.get('/orders/:id', async (request, response) => {
+    const id = orderId(request.params.id);
+    const order = id === undefined ? undefined : await orders.find(id);
+    if (order === undefined) {
+      notFound(response, request.params.id);
+      return;
+    }
+    const [events, payments, freeze, brake, job] = await Promise.all([
+      orders.timeline(order.id),
+      orders.payments(order.id),
+      orders.activeFreeze(),
+      orders.activeBrake(),
+      inspect(order),
+    ]);
+    const isPending = order.status === 'pending_payment';
+    response.send(
+      views.render('order', {
+        now: new Date(),
+        order: orderLine(order),
+        channel: order.channel,
+        paymentMethod: order.paymentMethod,
+        partition: order.partition,
+        expireAt: order.expireAt,
+        hasGrace: order.expireAt > order.deadlineAt,
+        paidAt: order.paidAt,
+        cancelledAt: order.cancelledAt,
+        isPending,
+        items: order.items.map(({ sku, quantity, unitAmount }) => ({
+          sku,
+          quantity,
+          each: money(unitAmount, order.currency),
+          total: money(unitAmount * quantity, order.currency),
+        })),
+        metadata: Object.keys(order.metadata).length === 0 ? null : JSON.stringify(order.metadata, null, 2),
+        events: events.map((event) => eventEntry(event, order.createdAt)),
+        payments: payments.map(paymentLine),
+        freeze: isPending && freeze ? freezeBanner(freeze) : undefined,
+        brake: isPending && brake ? brakeBanner(brake) : undefined,
+        job: {
+          ...jobLine(job, isPending),
+          url:
+            job !== null && job !== 'unknown' && board.partitions().includes(order.partition)
+              ? boardJobUrl(order.partition, order.id)
+              : undefined,
+        },
+      }),
+    );
+  });
+
+  return router;
+}
+
+/** A payment as the order page and the work list show it. */
+export function paymentLine(payment: Payment) {
+  return {
+    ...payment,
+    outcomeName: words(payment.outcome),
+    money: money(payment.amount, payment.currency),
+    waiting: payment.listedAt === null ? null : duration(Date.now() - payment.listedAt.getTime()),
+  };
+}
+
+/** What the job behind a deadline means to the order. */
+function jobLine(job: JobView | null | 'unknown', isPending: boolean) {
+  if (job === 'unknown') {
+    return {
+      state: 'unknown',
+      text: `Redis cannot be reached${isPending ? '; the sweeper covers the order' : ''}.`,
+    };
+  }
+  if (job === null) {
+    return {
+      state: 'none',
+      text: isPending ? 'No job; the sweeper covers it.' : 'No job: the order is settled.',
+    };
+  }
+  if (job.firesAt !== null) {
+    const waitMs = job.firesAt.getTime() - Date.now();
+    return {
+      state: job.state,
+      firesAt: job.firesAt,
+      text: waitMs > 0 ? `in ${duration(waitMs)}` : `due for ${duration(waitMs)}`,
+    };
+  }
+  return { state: job.state, text: job.state === 'failed' && isPending ? 'The sweeper covers it.' : '' };
+}
+
+function orderId(given: string): string | undefined {
+  const id = given.toLowerCase();
+  return orderIdForm.test(id) ? id : undefined;
+}
+
+function textOf(value: unknown): string {
+  return typeof value === 'string' ? value : '';
+}
+
+/** Whether PostgreSQL could hold it, so whether it makes sense to search for it. */
+function isStorable(value: string): boolean {
+  return value.isWellFormed() && !value.includes('\0');
+}

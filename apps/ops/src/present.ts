@@ -1,0 +1,154 @@
+import type { Order, OrderEvent, OrderStatus } from '@lapse/orders';
+
+/** A labelled value: an instant, or anything else as text. */
+export interface Fact {
+  readonly label: string;
+  readonly text?: string;
+  readonly at?: Date;
+}
+
+/** Money as people write it, `EUR 1,234.50`: as many decimals as the currency has, exact up to 2^53 - 1. */
+export function money(amount: number, currency: string): string {
+  const format = new Intl.NumberFormat('en', { style: 'currency', currency, currencyDisplay: 'code' });
+  const exponent = format.resolvedOptions().maximumFractionDigits ?? 0;
+  const digits = String(amount).padStart(exponent + 1, '0');
+  const decimal = exponent === 0 ? digits : `${digits.slice(0, -exponent)}.${digits.slice(-exponent)}`;
+  return isNumeral(decimal) ? format.format(decimal) : `${currency} ${decimal}`;
+}
+
+function isNumeral(text: string): text is `${number}` {
+  return /^\d+(\.\d+)?$/.test(text);
+}
+
+/** A whole number, `12,345`. */
+export function count(value: number): string {
+  return new Intl.NumberFormat('en').format(value);
+}
+
+const units: readonly [name: string, ms: number][] = [
+  ['d', 86_400_000],
+  ['h', 3_600_000],
+  ['min', 60_000],
+  ['s', 1000],
+  ['ms', 1],
+];
+
+/** A duration in its two largest units, `29 min 58 s`, `1 s 4 ms`. */
+export function duration(ms: number): string {
+  const whole = Math.round(Math.abs(ms));
+  const first = Math.max(
+    0,
+    units.findIndex(([, size]) => whole >= size),
+  );
+  if (whole === 0) return '0 ms';
+  let rest = whole;
+  const parts = units.slice(first, first + 2).flatMap(([name, size]) => {
+    const many = Math.floor(rest / size);
+    rest -= many * size;
+    return many === 0 ? [] : [`${many} ${name}`];
+  });
+  return parts.join(' ');
+}
+
+const statusNames: Readonly<Record<OrderStatus, string>> = {
+  pending_payment: 'pending payment',
+  paid: 'paid',
+  cancelled: 'cancelled',
+};
+
+/** What a list says about an order. */
+export function orderLine(order: Order) {
+  return {
+    id: order.id,
+    reference: order.reference,
+    status: order.status,
+    statusName: statusNames[order.status],
+    reason: order.cancelReason === null ? null : words(order.cancelReason),
+    amount: money(order.amount, order.currency),
+    createdAt: order.createdAt,
+    deadlineAt: order.deadlineAt,
+    remaining: remaining(order),
+  };
+}
+
+function remaining(order: Order): string | null {
+  if (order.status !== 'pending_payment') return null;
+  if (order.remainingMs > 0) return `in ${duration(order.remainingMs)}`;
+  return `overdue by ${duration(Math.max(0, Date.now() - order.deadlineAt.getTime()))}`;
+}
+
+const eventNames: Readonly<Record<string, string>> = {
+  'order.placed': 'Order placed',
+  'order.paid': 'Order paid',
+  'order.cancelled': 'Order cancelled',
+  'order.extended': 'Deadline extended',
+  'order.thawed': 'Deadline moved by a thaw',
+  'order.reinstated': 'Order reinstated',
+  'payment.listed': 'Payment put on the work list',
+};
+
+/** An event as a person reads it. Events this version does not know are shown with what they carry. */
+export function eventEntry(event: OrderEvent, placedAt: Date) {
+  const sinceMs = event.at.getTime() - placedAt.getTime();
+  return {
+    type: event.type,
+    name: eventNames[event.type] ?? event.type,
+    at: event.at,
+    since: sinceMs > 0 ? `+${duration(sinceMs)}` : null,
+    actor: event.actor,
+    facts: facts(event.data),
+  };
+}
+
+const instantForm = /^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}\.\d{3}Z$/;
+
+/** The order people read facts in; jsonb keeps none. Others follow. */
+const reading = [
+  'reason',
+  'outcome',
+  'amount',
+  'from',
+  'to',
+  'deadlineAt',
+  'expireAt',
+  'latenessMs',
+  'provider',
+];
+const labels: Readonly<Record<string, string>> = {
+  expireAt: 'was due',
+  latenessMs: 'late by',
+  frozenMs: 'frozen for',
+};
+
+function rank(name: string): number {
+  const place = reading.indexOf(name);
+  return place === -1 ? reading.length : place;
+}
+
+/** The data of an event, labelled. What a value is follows from its name and form: `…At`, `…Ms`, amount and currency. */
+export function facts(data: Readonly<Record<string, unknown>>): Fact[] {
+  const { currency } = data;
+  const isMoney =
+    typeof data['amount'] === 'number' && typeof currency === 'string' && /^[A-Z]{3}$/.test(currency);
+  return Object.entries(data)
+    .filter(([name]) => !(isMoney && name === 'currency'))
+    .toSorted(([a], [b]) => rank(a) - rank(b))
+    .map(([name, value]): Fact => {
+      const label = labels[name] ?? words(name.replace(/(At|Ms)$/, ''));
+      if ((name === 'reason' || name === 'outcome') && typeof value === 'string')
+        return { label, text: words(value) };
+      if (isMoney && name === 'amount' && typeof value === 'number')
+        return { label, text: money(value, currency) };
+      if (name.endsWith('Ms') && typeof value === 'number') return { label, text: duration(value) };
+      if (typeof value !== 'string') return { label, text: JSON.stringify(value) };
+      return instantForm.test(value) ? { label, at: new Date(value) } : { label, text: value };
+    });
+}
+
+/** `providerPaymentId` → `provider payment id`, `payment_timeout` → `payment timeout`. */
+export function words(name: string): string {
+  return name
+    .replaceAll('_', ' ')
+    .replaceAll(/([a-z])([A-Z])/g, '$1 $2')
+    .toLowerCase();
+}

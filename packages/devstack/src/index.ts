@@ -1,0 +1,16 @@
+export { type AppOptions, type RunningApp, spawnApp } from './app.ts';
+export { startContainers } from './containers.ts';
+export { DevstackError } from './errors.ts';
+export { freePort, isPortFree } from './ports.ts';
+export { inParallel } from './in-parallel.ts';
+export { startPgbouncer } from './pgbouncer/start.ts';
+export { type RunningServer, startPostgres } from './postgres/start.ts';
+export { type Proxy, startProxy } from './proxy.ts';
+export { type RedisCluster, startRedisCluster } from './redis/cluster.ts';
+export { type RedisMember } from './redis/member.ts';
+export { type RedisSentinel, startRedisSentinel } from './redis/sentinel.ts';
+export { startRedis } from './redis/start.ts';
+export { startServers } from './servers.ts';
+export { createTestDatabase, type TestDatabase } from './test-database.ts';
+export { waitFor } from './wait-for.ts';
+export { spawnGuarded } from './watchdog/spawn-guarded.ts';

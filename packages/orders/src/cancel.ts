@@ -1,0 +1,46 @@
+import { transaction, type Database, type Statement } from '@lapse/runtime';
+import { orderColumns, toOrder, type Order, type OrderRow } from './order.ts';
+import { readOrders } from './find.ts';
+import { releaseHolds } from './release.ts';
+
+/** Somebody's wish to cancel an order. */
+export interface CancelRequest {
+  readonly orderId: string;
+  readonly reason: 'customer' | 'merchant';
+  readonly actor: string;
+}
+
+/** What became of it. `already_cancelled` changed nothing. */
+export type CancelAnswer =
+  | { readonly outcome: 'cancelled' | 'already_cancelled' | 'already_paid'; readonly order: Order }
+  | { readonly outcome: 'order_not_found' };
+
+const cancelPending: Statement = {
+  name: 'cancel_order',
+  text: `
+    with clock as materialized (
+      select date_trunc('milliseconds', clock_timestamp()) as at
+    ), cancelled as (
+      update orders o set status = 'cancelled', cancel_reason = $2, cancelled_at = clock.at
+      from clock
+      where o.id = $1 and o.status = 'pending_payment'
+      returning ${orderColumns}
+    ), ${releaseHolds('cancelled')}, logged as (
+      insert into events (order_id, type, actor, at, data)
+      select id, 'order.cancelled', $3, cancelled_at, jsonb_build_object('reason', $2::text)
+      from cancelled
+    )
+    select * from cancelled`,
+};
+
+/** Cancels a pending order at once and puts its stock back on sale. A freeze does not hold it: somebody wants it. */
+export function cancelOrder(database: Database, request: CancelRequest): Promise<CancelAnswer> {
+  const { orderId, reason, actor } = request;
+  return transaction(database, async (tx): Promise<CancelAnswer> => {
+    const [row] = await tx.query<OrderRow>(cancelPending, [orderId, reason, actor]);
+    if (row !== undefined) return { outcome: 'cancelled', order: toOrder(row) };
+    const order = (await readOrders(tx, [orderId])).get(orderId);
+    if (order === undefined) return { outcome: 'order_not_found' };
+    return { outcome: order.status === 'paid' ? 'already_paid' : 'already_cancelled', order };
+  });
+}

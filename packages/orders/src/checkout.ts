@@ -1,0 +1,240 @@
+import type { Batcher, Database, Queryable, Statement } from '@lapse/runtime';
+import { v7 as uuidv7 } from 'uuid';
+import { allocate, type Allocation, type StockLevel } from './allocate.ts';
+import { readOrders } from './find.ts';
+import { groupCommit } from './group-commit.ts';
+import {
+  awaitTwin,
+  claimKeys,
+  keep,
+  keepKeys,
+  type Claim,
+  type IdempotencyKey,
+  type KeptKey,
+} from './idempotency.ts';
+import { isoInstant } from './instant.ts';
+import type { Order, OrderItem } from './order.ts';
+
+/** A checked checkout. */
+export interface CheckoutRequest {
+  readonly reference: string | null;
+  readonly channel: string;
+  readonly paymentMethod: string;
+  readonly currency: string;
+  /** 1 to 100 items, each SKU once. */
+  readonly items: readonly OrderItem[];
+  /** How long the customer has to pay, ms. */
+  readonly paymentWindowMs: number;
+  readonly metadata: Readonly<Record<string, unknown>>;
+  /** Who asks, for the event. */
+  readonly actor: string;
+  readonly idempotency?: IdempotencyKey | undefined;
+}
+
+/** What became of a checkout. `replayed` says that an earlier request with the same key placed the order. */
+export type CheckoutAnswer =
+  | { readonly outcome: 'placed'; readonly order: Order; readonly replayed: boolean }
+  | { readonly outcome: 'unknown_sku'; readonly skus: readonly string[] }
+  | { readonly outcome: 'out_of_stock'; readonly skus: readonly string[] }
+  | { readonly outcome: 'idempotency_key_reused' }
+  | { readonly outcome: 'idempotency_in_progress' };
+
+/** A request and what was drawn for it before the first try, so that a retry knows its own order again. */
+interface Draft {
+  readonly request: CheckoutRequest;
+  readonly id: string;
+  readonly partition: number;
+  readonly amount: number;
+}
+
+const lockStock: Statement = {
+  name: 'checkout_lock_stock',
+  text: `
+    select sku, on_hand, held from stock
+    where sku = any ($1::text[])
+    order by sku
+    for no key update`,
+};
+
+interface StockRow {
+  readonly sku: string;
+  readonly on_hand: number | null;
+  readonly held: number;
+}
+
+const placeOrders: Statement = {
+  name: 'checkout_place_orders',
+  text: `
+    with clock as materialized (
+      select date_trunc('milliseconds', clock_timestamp()) as at
+    ), draft as materialized (
+      select * from jsonb_to_recordset($1::jsonb) as draft (
+        n int, id uuid, partition smallint, reference text, channel text, "paymentMethod" text, currency text,
+        amount bigint, items jsonb, metadata jsonb, "paymentWindowMs" bigint, actor text
+      )
+    ), placed as (
+      insert into orders (
+        id, partition, reference, channel, payment_method, currency, amount, items, metadata,
+        created_at, deadline_at, expire_at, check_at
+      )
+      select
+        id, partition, reference, channel, "paymentMethod", currency, amount, items, metadata,
+        clock.at, deadline.at, deadline.at, deadline.at
+      from draft
+      cross join clock
+      cross join lateral (select clock.at + "paymentWindowMs" * interval '1 ms' as at) as deadline
+    ), held as (
+      -- The rows are locked already, in order, by the statement before.
+      update stock s set held = s.held + h.quantity, updated_at = clock.at
+      from jsonb_to_recordset($2::jsonb) as h (sku text, quantity bigint) cross join clock
+      where s.sku = h.sku
+    ), logged as (
+      insert into events (order_id, type, actor, at, data)
+      select id, 'order.placed', actor, clock.at, jsonb_build_object(
+        'currency', currency, 'amount', amount, 'deadlineAt', ${isoInstant('clock.at + "paymentWindowMs" * interval \'1 ms\'')}
+      )
+      from draft cross join clock
+      order by n
+    ), ${keepKeys('$3')}
+    select at from clock`,
+};
+
+/**
+ * Places orders: takes their stock, starts their payment window and writes their event, all or nothing for each.
+ *
+ * @param options.partitionCount number of queues the deadlines are spread over
+ */
+export function createCheckout(options: {
+  database: Database;
+  partitionCount: number;
+}): (request: CheckoutRequest) => Promise<CheckoutAnswer> {
+  const { database, partitionCount } = options;
+  const batches: Batcher<Draft, CheckoutAnswer> = groupCommit({
+    database,
+    commit: commitCheckouts,
+    maxSize: 200,
+    maxConcurrent: 2,
+  });
+  return (request) => {
+    const draft: Draft = {
+      request,
+      id: uuidv7(),
+      partition: Math.floor(Math.random() * partitionCount),
+      amount: request.items.reduce((sum, { quantity, unitAmount }) => sum + quantity * unitAmount, 0),
+    };
+    return awaitTwin(() => batches.submit(draft));
+  };
+}
+
+async function commitCheckouts(
+  tx: Queryable,
+  drafts: readonly Draft[],
+  retry: boolean,
+): Promise<readonly CheckoutAnswer[]> {
+  const skus = new Set(drafts.flatMap(({ request }) => request.items.map(({ sku }) => sku)));
+  const [claims, stock] = await Promise.all([
+    claimKeys(
+      tx,
+      drafts.map(({ request }) => request),
+    ),
+    tx.query<StockRow>(lockStock, [[...skus]]),
+  ]);
+  const ids = claims.flatMap((claim) => (claim.claim === 'replay' ? [claim.answer.orderId] : []));
+  if (retry) ids.push(...drafts.map(({ id }) => id));
+  const known = ids.length === 0 ? new Map<string, Order>() : await readOrders(tx, ids);
+
+  const answers = drafts.map(({ id }, n) => answerKnown(claims[n], known, id));
+  const open = drafts.flatMap((draft, n) => (answers[n] === undefined ? [{ draft, n }] : []));
+  const { allocations, holds } = allocate(
+    new Map(stock.map((row): [string, StockLevel] => [row.sku, { onHand: row.on_hand, held: row.held }])),
+    open.map(({ draft }) => draft.request.items),
+  );
+  const placed = open.filter((_, k) => allocations[k]?.outcome === 'held').map(({ draft }) => draft);
+  const at = placed.length === 0 ? undefined : await write(tx, placed, holds);
+
+  open.forEach(({ draft, n }, k) => {
+    answers[n] = answerAllocated(draft, allocations[k], at);
+  });
+  return answers.map((answer) => {
+    if (answer === undefined) throw new Error('a checkout was left without an answer');
+    return answer;
+  });
+}
+
+/** The answer to a request whose outcome was decided before this batch, else undefined. */
+function answerKnown(
+  claim: Claim | undefined,
+  known: ReadonlyMap<string, Order>,
+  ownId: string,
+): CheckoutAnswer | undefined {
+  const own = known.get(ownId);
+  if (own !== undefined) return { outcome: 'placed', order: own, replayed: false };
+  switch (claim?.claim) {
+    case 'reused':
+      return { outcome: 'idempotency_key_reused' };
+    case 'in_progress':
+      return { outcome: 'idempotency_in_progress' };
+    case 'replay': {
+      const order = known.get(claim.answer.orderId);
+      if (order === undefined) throw new Error('an idempotency key names an order that does not exist');
+      return { outcome: 'placed', order, replayed: true };
+    }
+    case 'fresh':
+    case undefined:
+      return undefined;
+  }
+}
+
+function answerAllocated(
+  draft: Draft,
+  allocation: Allocation | undefined,
+  at: Date | undefined,
+): CheckoutAnswer {
+  if (allocation?.outcome === 'unknown_sku' || allocation?.outcome === 'out_of_stock') return allocation;
+  if (at === undefined) throw new Error('stock was held for an order that was not written');
+  return { outcome: 'placed', order: newOrder(draft, at), replayed: false };
+}
+
+async function write(
+  tx: Queryable,
+  drafts: readonly Draft[],
+  holds: ReadonlyMap<string, number>,
+): Promise<Date | undefined> {
+  const rows = drafts.map(({ request, id, partition, amount }, n) => {
+    const { idempotency: _, ...fields } = request;
+    return { n, id, partition, amount, ...fields };
+  });
+  const keys = drafts.flatMap(({ request: { idempotency }, id }): KeptKey[] =>
+    idempotency === undefined ? [] : [keep(idempotency, { orderId: id, paymentId: null, outcome: 'placed' })],
+  );
+  const [row] = await tx.query<{ at: Date }>(placeOrders, [
+    JSON.stringify(rows),
+    JSON.stringify(Array.from(holds, ([sku, quantity]) => ({ sku, quantity }))),
+    JSON.stringify(keys),
+  ]);
+  return row?.at;
+}
+
+/** The order as the statement wrote it, without reading it back. */
+function newOrder({ request, id, partition, amount }: Draft, at: Date): Order {
+  const deadlineAt = new Date(at.getTime() + request.paymentWindowMs);
+  return {
+    id,
+    partition,
+    amount,
+    reference: request.reference,
+    channel: request.channel,
+    paymentMethod: request.paymentMethod,
+    status: 'pending_payment',
+    cancelReason: null,
+    currency: request.currency,
+    items: request.items,
+    metadata: request.metadata,
+    createdAt: at,
+    deadlineAt,
+    expireAt: deadlineAt,
+    remainingMs: request.paymentWindowMs,
+    paidAt: null,
+    cancelledAt: null,
+  };
+}

@@ -1,0 +1,274 @@
+import {
+  queryable,
+  transaction,
+  type BatchAnswer,
+  type Database,
+  type Queryable,
+  type Statement,
+} from '@lapse/runtime';
+import { createBrake, isSuspicious, type Brake, type BrakeLimits } from './brake.ts';
+import { isFrozen, shareFreezeLock } from './freeze.ts';
+import { commitInHalves, isDataError } from './group-commit.ts';
+import { isoInstant } from './instant.ts';
+import { releaseHolds } from './release.ts';
+
+/**
+ * What expiry found about an order.
+ *
+ * - `cancelled` now, `latenessMs` after it was due
+ * - `not_due` for another `remainingMs`
+ * - `settled` before: paid or cancelled
+ * - `frozen`: its clock stands still, the thaw will arm it again; or the brake holds it, and the sweeper will see to it
+ * - `unknown`: there is no such order
+ * - `failed`: the database refused to cancel this one; the sweeper tries it again later
+ */
+export type ExpireAnswer =
+  | { readonly answer: 'cancelled'; readonly latenessMs: number }
+  | { readonly answer: 'not_due'; readonly remainingMs: number }
+  | { readonly answer: 'settled' }
+  | { readonly answer: 'frozen' }
+  | { readonly answer: 'unknown' }
+  | { readonly answer: 'failed'; readonly error: Error };
+
+/** What is no UUID names no order; handed to the database it would be an error. */
+const uuid = /^[\da-f]{8}-(?:[\da-f]{4}-){3}[\da-f]{12}$/i;
+
+/** An order that could not be cancelled is left alone for this long. */
+const failedPause = "interval '1 minute'";
+
+/** The order's time is over, by the database's clock. Stands wherever something is cancelled for time. */
+const isDue = 'o.expire_at <= clock.at';
+const isPending = "o.status = 'pending_payment'";
+/** The sweeper may look at it. A scalar subquery, so that the index on check_at gives both the rows and their order. */
+const isOverdue = 'o.check_at <= (select at from clock)';
+
+/**
+ * The statement that expires orders.
+ *
+ * Rows are locked first and judged as they are under the lock, by one reading of the database's clock. The update
+ * repeats what must be true of the row, so that it stands by itself. Where too much may be overdue, nothing is
+ * cancelled: `held` is then the answer for what is due.
+ *
+ * @param subject SQL that selects and locks the rows `o`
+ */
+const expireStatement = (name: string, subject: string): Statement => ({
+  name,
+  text: `
+    with clock as materialized (
+      select date_trunc('milliseconds', clock_timestamp()) as at
+    ), locked as materialized (
+      ${subject}
+    ), judged as materialized (
+      select o.id, o.expire_at, case
+        when not (${isPending}) then 'settled'
+        when ${isFrozen} then 'frozen'
+        when not (${isDue}) then 'not_due'
+        else 'due'
+      end as answer
+      from locked o cross join clock
+    ), decided as materialized (
+      select case when ${isSuspicious('$3::int', '$4::boolean')} then 'held' else 'cancelled' end as for_due
+    ), cancelled as (
+      update orders o
+      set status = 'cancelled', cancel_reason = 'payment_timeout', cancelled_at = clock.at
+      from judged cross join clock cross join decided
+      where o.id = judged.id and judged.answer = 'due' and for_due = 'cancelled' and ${isPending} and ${isDue}
+      returning o.id, o.expire_at, o.items, clock.at
+    ), ${releaseHolds('cancelled')}, logged as (
+      insert into events (order_id, type, actor, at, data)
+      select id, 'order.cancelled', $2::text, at, jsonb_build_object(
+        'reason', 'payment_timeout', 'expireAt', ${isoInstant('expire_at')},
+        'latenessMs', round(extract(epoch from at - expire_at) * 1000)
+      )
+      from cancelled
+      order by id
+    )
+    select
+      id, case answer when 'due' then for_due else answer end as answer,
+      (extract(epoch from expire_at - clock.at) * 1000)::float8 as remaining_ms
+    from judged cross join clock cross join decided`,
+});
+
+const expireById = expireStatement(
+  'expire_by_id',
+  `select o.id, o.status, o.created_at, o.expire_at, o.thawed_through from orders o
+      where o.id = any ($1::uuid[])
+      order by o.id
+      for no key update`,
+);
+
+const sweepDue = expireStatement(
+  'expire_sweep',
+  // Rows that somebody works on are left to him, so the sweeper waits for nothing and can take them by check_at.
+  `select o.id, o.status, o.created_at, o.expire_at, o.thawed_through from orders o
+      where ${isPending} and ${isOverdue} and not ${isFrozen}
+      order by o.check_at
+      limit $1
+      for no key update of o skip locked`,
+);
+
+interface JudgedRow {
+  readonly id: string;
+  readonly answer: 'cancelled' | 'held' | 'not_due' | 'settled' | 'frozen';
+  readonly remaining_ms: number;
+}
+
+/** What is found under the brake's bounds: `held` says that nothing was cancelled, the backlog must be weighed. */
+type BoundedAnswer = ExpireAnswer | { readonly answer: 'held' };
+
+/** The part of `Orders` that cancels for time. */
+export interface Expiry {
+  /**
+   * Cancels those of the given orders that are pending and due, puts their stock back on sale and writes their event,
+   * in one transaction for all of them.
+   *
+   * @param ids order ids; a repeated one counts once
+   * @param actor who does it, for the event
+   * @returns an answer for each id
+   * @throws DatabaseUnavailable when nothing could be found out
+   */
+  expire(ids: readonly string[], actor: string): Promise<ReadonlyMap<string, ExpireAnswer>>;
+  /**
+   * Finds overdue pending orders without the queue and expires them, those that wait longest first.
+   *
+   * @param limit most orders in this round
+   * @returns the answers by id; as many as `limit` means that there may be more
+   * @throws DatabaseUnavailable when nothing could be found out
+   */
+  sweep(limit: number, actor: string): Promise<ReadonlyMap<string, ExpireAnswer>>;
+}
+
+/** Makes the expiry of one process; `limits` say when it holds by itself. */
+export function createExpiry(database: Database, limits: BrakeLimits): Expiry {
+  const brake = createBrake(database, limits);
+  return {
+    expire: (ids, actor) => expire(database, brake, ids, actor),
+    sweep: (limit, actor) => sweep(database, brake, limit, actor),
+  };
+}
+
+async function expire(
+  database: Database,
+  brake: Brake,
+  ids: readonly string[],
+  actor: string,
+): Promise<ReadonlyMap<string, ExpireAnswer>> {
+  const unique = [...new Set(ids)].filter((id) => uuid.test(id));
+  const found = await underBrake(brake, actor, async (bounds) => {
+    const answers = await commitInHalves<string, BoundedAnswer>(
+      database,
+      async (tx, some) => {
+        const judged = await judge(tx, expireById, [some, actor, ...bounds]);
+        return some.map((id) => judged.get(id) ?? { answer: 'unknown' });
+      },
+      unique,
+      false,
+    );
+    return new Map(unique.map((id, n) => [id, orFailed(answers[n])]));
+  });
+  const failed = unique.filter((id) => found.get(id)?.answer === 'failed');
+  if (failed.length > 0) await postpone(database, failed);
+  return new Map<string, ExpireAnswer>([...ids.map((id) => [id, { answer: 'unknown' }] as const), ...found]);
+}
+
+async function sweep(
+  database: Database,
+  brake: Brake,
+  limit: number,
+  actor: string,
+): Promise<ReadonlyMap<string, ExpireAnswer>> {
+  try {
+    const found = await underBrake(brake, actor, (bounds) =>
+      transaction(database, (tx) => judge(tx, sweepDue, [limit, actor, ...bounds])),
+    );
+    // As under any freeze, a sweep does not tell of what stands still.
+    return new Map([...found].filter(([, { answer }]) => answer !== 'frozen'));
+  } catch (error) {
+    if (!isDataError(error)) throw error;
+    // One row spoils the round: find it by halving, as for fired jobs, and put it off.
+    const due = await queryable(database).query<{ id: string }>(readOverdue, [limit]);
+    return expire(
+      database,
+      brake,
+      due.map(({ id }) => id),
+      actor,
+    );
+  }
+}
+
+/**
+ * Judges; where that meets a suspicion of too much overdue, it has cancelled nothing and is over: the brake decides.
+ * Holding, it makes `frozen` of `held`. Else the orders are judged again, without the suspicion.
+ */
+async function underBrake(
+  brake: Brake,
+  actor: string,
+  work: (bounds: ReturnType<Brake['bounds']>) => Promise<ReadonlyMap<string, BoundedAnswer>>,
+): Promise<ReadonlyMap<string, ExpireAnswer>> {
+  const bounds = brake.bounds();
+  const found = await work(bounds);
+  const answers = [...found.values()];
+  if (answers.some(({ answer }) => answer === 'cancelled')) brake.looked(bounds);
+  if (!answers.some(({ answer }) => answer === 'held')) return withoutHeld(found);
+  return withoutHeld((await brake.hold(actor)) ? found : await work(brake.bounds(true)));
+}
+
+function withoutHeld(found: ReadonlyMap<string, BoundedAnswer>): Map<string, ExpireAnswer> {
+  return new Map(
+    [...found].map(([id, answer]) => [id, answer.answer === 'held' ? { answer: 'frozen' } : answer]),
+  );
+}
+
+const readOverdue: Statement = {
+  name: 'expire_read_overdue',
+  text: `
+    with clock as materialized (select clock_timestamp() as at)
+    select o.id from orders o
+    where ${isPending} and ${isOverdue}
+    order by o.check_at
+    limit $1`,
+};
+
+const postponeChecks: Statement = {
+  name: 'expire_postpone',
+  text: `
+    with locked as (
+      select id from orders where id = any ($1::uuid[]) order by id for no key update
+    )
+    update orders o set check_at = clock_timestamp() + ${failedPause}
+    from locked
+    where o.id = locked.id and ${isPending}`,
+};
+
+/** Keeps orders that could not be cancelled from filling every round of the sweeper. */
+async function postpone(database: Database, ids: readonly string[]): Promise<void> {
+  await queryable(database).query(postponeChecks, [ids]);
+}
+
+async function judge(
+  tx: Queryable,
+  statement: Statement,
+  values: readonly unknown[],
+): Promise<Map<string, BoundedAnswer>> {
+  const [, rows] = await Promise.all([shareFreezeLock(tx), tx.query<JudgedRow>(statement, values)]);
+  return new Map(rows.map((row) => [row.id, toAnswer(row)]));
+}
+
+function toAnswer({ answer, remaining_ms: remainingMs }: JudgedRow): BoundedAnswer {
+  switch (answer) {
+    case 'cancelled':
+      // Subtracted: the negation of 0 is -0.
+      return { answer, latenessMs: 0 - remainingMs };
+    case 'not_due':
+      return { answer, remainingMs };
+    case 'held':
+    case 'settled':
+    case 'frozen':
+      return { answer };
+  }
+}
+
+function orFailed(answer: BatchAnswer<BoundedAnswer> | undefined): BoundedAnswer {
+  if (answer === undefined) throw new Error('an order was left without an answer');
+  return answer instanceof Error ? { answer: 'failed', error: answer } : answer;
+}

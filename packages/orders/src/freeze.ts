@@ -1,0 +1,297 @@
+import { queryable, transaction, type Database, type Queryable, type Statement } from '@lapse/runtime';
+import { v7 as uuidv7 } from 'uuid';
+import { isoInstant } from './instant.ts';
+
+/**
+ * Freezes stop the clock of pending orders, for example while a payment provider is down.
+ *
+ * `frozen` → `thawing` → `done`. An order is held from the freeze until the thaw has moved it: its deadline by exactly
+ * the time it stood frozen, the union of all freezes. What was frozen and given back is remembered on the row
+ * (`thawed_through`), so that a thaw that was cut off goes on where it was, and overlapping freezes count once.
+ *
+ * The brake (`brake.ts`) is a freeze of its own kind. It holds in the same way, but gives no time back: released, it is
+ * `done` at once, or `thawing` until the orders that it held have the extension that somebody granted them.
+ *
+ * Freezes stand in a table of their own, which a statement that waits for a row's lock would read as it was before the
+ * wait. Hence the lock: every expiry takes it shared before its statement, freezing and thawing take it alone.
+ */
+const freezeLock = 37_339;
+
+const takeShared: Statement = {
+  name: 'share_freeze_lock',
+  text: `select pg_advisory_xact_lock_shared(${freezeLock})`,
+};
+
+const takeAlone: Statement = {
+  name: 'take_freeze_lock',
+  text: `select pg_advisory_xact_lock(${freezeLock})`,
+};
+
+/** Waits for every expiry under way, and lets none begin until the transaction ends. Goes before freezes change. */
+export async function takeFreezeLock(tx: Queryable): Promise<void> {
+  await tx.query(takeAlone);
+}
+
+/** Keeps freezes as they are until the transaction ends. Goes before every expiry, as a statement of its own. */
+export async function shareFreezeLock(tx: Queryable): Promise<void> {
+  await tx.query(takeShared);
+}
+
+/** SQL: the freeze `f`, which is thawing, has not moved the order `o` yet. Reads only the order's own row. */
+const isUnmovedBy = (f: { kind: string; thawingAt: string }): string => `case ${f.kind}
+          when 'brake' then o.expire_at <= ${f.thawingAt}
+          else o.created_at < ${f.thawingAt} and coalesce(o.thawed_through, '-infinity') < ${f.thawingAt}
+        end`;
+
+/**
+ * SQL: the clock of the row `o` stands still. Reads id, created_at, expire_at and thawed_through of `o`. Scalar
+ * subqueries, so that the planner makes no join of them that would lose the order of the sweeper's index. The first
+ * one asks nothing of the order: it is answered once, and while all stands still a sweep reads no orders (with 500,000
+ * overdue it took a second to find each of them frozen).
+ */
+export const isFrozen = `(
+        coalesce((select true from freezes f where f.state = 'frozen' limit 1), false)
+        or coalesce((
+          select true from freezes f
+          where f.state = 'thawing' and ${isUnmovedBy({ kind: 'f.kind', thawingAt: 'f.thawing_at' })}
+          limit 1
+        ), false)
+      )`;
+
+/** A time in which the clock stands still. */
+export interface Freeze {
+  readonly id: string;
+  /** `brake`: expiry put it on by itself. */
+  readonly kind: 'freeze' | 'brake';
+  readonly state: 'frozen' | 'thawing' | 'done';
+  readonly reason: string;
+  readonly actor: string;
+  readonly frozenAt: Date;
+  readonly thawingAt: Date | null;
+  readonly doneAt: Date | null;
+  /** Who released it, if it is a brake. */
+  readonly releasedBy: string | null;
+  /** What each held order got from the release on; null: nothing. */
+  readonly extendMs: number | null;
+}
+
+/** SQL: the columns of a freeze `f`. */
+export const freezeColumns = `
+  f.id, f.kind, f.state, f.reason, f.actor, f.frozen_at as "frozenAt", f.thawing_at as "thawingAt",
+  f.done_at as "doneAt", f.released_by as "releasedBy", f.extend_ms as "extendMs"`;
+
+const insertFreeze: Statement = {
+  name: 'freeze',
+  text: `
+    insert into freezes as f (id, reason, actor, frozen_at)
+    values ($1, $2, $3, date_trunc('milliseconds', clock_timestamp()))
+    returning ${freezeColumns}`,
+};
+
+/** Stops the clock of every pending order. When it returns, nothing is cancelled for time any more. */
+export function freeze(database: Database, request: { reason: string; actor: string }): Promise<Freeze> {
+  return transaction(database, async (tx) => {
+    await takeFreezeLock(tx);
+    const [row] = await tx.query<Freeze>(insertFreeze, [uuidv7(), request.reason, request.actor]);
+    if (row === undefined) throw new Error('a freeze was not written');
+    return row;
+  });
+}
+
+const beginThaw: Statement = {
+  name: 'thaw',
+  text: `
+    update freezes f
+    set state = 'thawing', thawing_at = date_trunc('milliseconds', clock_timestamp()), thaw_xid = pg_current_xact_id()
+    where f.id = $1 and f.kind = 'freeze' and f.state = 'frozen'
+    returning ${freezeColumns}`,
+};
+
+/**
+ * Lets the clock of a freeze's orders go on. The workers move the deadlines; `done` says when all are moved. A brake is
+ * not thawed but released.
+ *
+ * @returns undefined when there is no such freeze, or it is thawing already
+ */
+export function thaw(database: Database, id: string): Promise<Freeze | undefined> {
+  return transaction(database, async (tx) => {
+    await takeFreezeLock(tx);
+    const [row] = await tx.query<Freeze>(beginThaw, [id]);
+    return row;
+  });
+}
+
+const readFreezes: Statement = {
+  name: 'read_freezes',
+  text: `select ${freezeColumns} from freezes f order by f.frozen_at desc, f.id desc limit $1`,
+};
+
+/** The newest freezes and brakes, newest first. */
+export function listFreezes(db: Queryable, limit: number): Promise<Freeze[]> {
+  return db.query<Freeze>(readFreezes, [limit]);
+}
+
+const takeMoverLock: Statement = {
+  name: 'thaw_mover_lock',
+  text: `select pg_try_advisory_xact_lock(${freezeLock}, 1) as taken`,
+};
+
+const findThaw: Statement = {
+  name: 'thaw_find',
+  // Once every transaction that began before the thaw has ended, no order from before it can appear any more.
+  text: `
+    select f.id, pg_snapshot_xmin(pg_current_snapshot()) > f.thaw_xid as settled
+    from freezes f
+    where f.state = 'thawing'
+    order by f.thawing_at, f.id
+    limit 1`,
+};
+
+/** SQL: the pending order `o` is still to be moved by the freeze in the CTE `thaw`. */
+const isUnmoved = `o.status = 'pending_payment' and ${isUnmovedBy({
+  kind: '(select kind from thaw)',
+  thawingAt: '(select thawing_at from thaw)',
+})}`;
+
+const theThaw = `thaw as materialized (
+      select kind, thawing_at, released_by, extend_ms * interval '1 ms' as extension from freezes where id = $1
+    )`;
+
+/** SQL: an interval without days, whose length would depend on the session's time zone where summer time begins. */
+const seconds = (interval: string): string => `extract(epoch from ${interval}) * interval '1 second'`;
+
+const movePage: Statement = {
+  name: 'thaw_move',
+  text: `
+    with ${theThaw}, page as materialized (
+      select o.id from orders o
+      where ${isUnmoved} and o.check_at >= $3
+      order by o.check_at
+      limit $2
+    ), locked as materialized (
+      select o.id, o.created_at, o.deadline_at, o.thawed_through, o.check_at
+      from orders o
+      where o.id in (select id from page) and ${isUnmoved}
+      order by o.id
+      for no key update
+    ), given_back as materialized (
+      select
+        o.id, o.deadline_at, o.check_at, stood.still,
+        -- A brake gives no time back. What it grants counts from its release, so that the end of a freeze that it
+        -- lay in is not lost either.
+        greatest(stood.still, ${seconds('thaw.thawing_at + thaw.extension - o.deadline_at')}) as shift
+      from locked o
+      cross join thaw
+      cross join lateral (
+        -- The union of all freezes, from where an earlier thaw ended to this one.
+        select coalesce(${seconds('sum(upper(span) - lower(span))')}, interval '0') as still
+        from unnest((
+          select range_agg(tstzrange(bounds.begin_at, bounds.end_at))
+          from freezes f
+          cross join lateral (
+            select
+              greatest(f.frozen_at, o.created_at, o.thawed_through) as begin_at,
+              least(f.thawing_at, thaw.thawing_at) as end_at
+          ) as bounds
+          where f.kind = 'freeze' and bounds.begin_at < bounds.end_at
+        )) as span
+      ) as stood
+    ), moved as (
+      update orders o
+      set
+        deadline_at = o.deadline_at + given_back.shift,
+        expire_at = o.expire_at + given_back.shift,
+        check_at = o.expire_at + given_back.shift,
+        thawed_through = thaw.thawing_at
+      from given_back cross join thaw
+      where o.id = given_back.id and o.status = 'pending_payment'
+      returning o.id as "orderId", o.partition, o.created_at as "createdAt", o.expire_at as "expireAt",
+        o.deadline_at, given_back.still, given_back.deadline_at as deadline_before,
+        given_back.check_at as "checkedAt"
+    ), logged as (
+      insert into events (order_id, type, actor, at, data)
+      select
+        "orderId",
+        case thaw.kind when 'brake' then 'order.extended' else 'order.thawed' end,
+        coalesce(thaw.released_by, 'worker'),
+        date_trunc('milliseconds', clock_timestamp()),
+        case thaw.kind
+          when 'brake' then jsonb_build_object('brakeId', $1::uuid)
+          else jsonb_build_object('freezeId', $1::uuid, 'frozenMs', round(extract(epoch from still) * 1000))
+        end || jsonb_build_object(
+          'from', ${isoInstant('deadline_before')},
+          'to', ${isoInstant('deadline_at')}
+        )
+      from moved cross join thaw
+      order by "orderId"
+    )
+    select "orderId", partition, "createdAt", "expireAt", "checkedAt" from moved`,
+};
+
+const finishThaw: Statement = {
+  name: 'thaw_finish',
+  // Asks again: a page comes back empty, too, when all of its orders were paid while it waited for their locks.
+  text: `
+    with ${theThaw}
+    update freezes set state = 'done', done_at = date_trunc('milliseconds', clock_timestamp())
+    where id = $1 and state = 'thawing' and not exists (select from orders o where ${isUnmoved})
+    returning id`,
+};
+
+/** A deadline that must be armed. */
+export interface MovedDeadline {
+  readonly orderId: string;
+  readonly partition: number;
+  readonly createdAt: Date;
+  readonly expireAt: Date;
+}
+
+/** A step of a thaw. */
+export type ThawStep =
+  | { readonly state: 'idle' }
+  /** These were moved and are now to be armed; the next step may begin its search at `through`. */
+  | { readonly state: 'moved'; readonly deadlines: readonly MovedDeadline[]; readonly through: Date }
+  /** All are moved, but a transaction from before the thaw may still bring another. */
+  | { readonly state: 'waiting' }
+  | { readonly state: 'done'; readonly freezeId: string };
+
+const theBeginning = new Date(0);
+
+/**
+ * Does the next step of the thaw that began first: moves up to `limit` orders, or ends it when none is left. One
+ * process at a time does it; for the others there is nothing to do.
+ *
+ * @param from where to begin in the order of check_at; without it every page would read those before it again
+ */
+export function thawStep(database: Database, limit: number, from: Date = theBeginning): Promise<ThawStep> {
+  return transaction(database, async (tx): Promise<ThawStep> => {
+    const [lock] = await tx.query<{ taken: boolean }>(takeMoverLock);
+    if (lock?.taken !== true) return { state: 'idle' };
+    const [thawing] = await tx.query<{ id: string; settled: boolean }>(findThaw);
+    if (thawing === undefined) return { state: 'idle' };
+    for (const start of from > theBeginning ? [from, theBeginning] : [theBeginning]) {
+      const rows = await tx.query<MovedDeadline & { checkedAt: Date }>(movePage, [thawing.id, limit, start]);
+      if (rows.length > 0) {
+        const through = new Date(Math.max(...rows.map(({ checkedAt }) => checkedAt.getTime())));
+        const deadlines = rows.map(({ checkedAt: _, ...deadline }) => deadline);
+        return { state: 'moved', deadlines, through };
+      }
+    }
+    if (!thawing.settled) return { state: 'waiting' };
+    const [done] = await tx.query<{ id: string }>(finishThaw, [thawing.id]);
+    return done === undefined
+      ? { state: 'moved', deadlines: [], through: theBeginning }
+      : { state: 'done', freezeId: done.id };
+  });
+}
+
+const readActive: Statement = {
+  name: 'read_active_freeze',
+  text: `select ${freezeColumns} from freezes f where f.kind = 'freeze' and f.state <> 'done' order by f.frozen_at limit 1`,
+};
+
+/** The oldest freeze that is not done, if any. The brake is none: see `activeBrake`. */
+export async function activeFreeze(database: Database): Promise<Freeze | undefined> {
+  const [row] = await queryable(database).query<Freeze>(readActive);
+  return row;
+}

@@ -1,0 +1,56 @@
+import { isDeepStrictEqual } from 'node:util';
+import { inModel, type Command } from './commands.ts';
+import { showOrder, type Answer, type Shop } from './shop.ts';
+import { factsOf, type Facts } from './stage.ts';
+
+/**
+ * What the model has after a command that was answered like this, undefined where it cannot be. At once, sweepers
+ * leave what others work on, and a step of a thaw may find nothing to do.
+ */
+function afterAnswer(
+  shop: Shop,
+  command: Command,
+  answer: Answer,
+): [after: Shop, isEarly: boolean] | undefined {
+  if (command.do === 'thaw step' && ['idle', 'waiting'].includes(answer.outcome)) return [shop, false];
+  if (isDeepStrictEqual(answer, { outcome: 'moved', deadlines: {} })) return [shop, false];
+  const found: Command =
+    command.do === 'sweep' ? { do: 'expire', orders: Object.keys(answer.answers ?? {}) } : command;
+  const [next, expected] = inModel(shop, found, answer);
+  if (isDeepStrictEqual(answer, expected)) return [next, false];
+  const isEarly = command.do === 'pay' && isDeepStrictEqual({ ...answer, order: expected.order }, expected);
+  return isEarly ? [next, true] : undefined;
+}
+
+/** A command and what it was answered. */
+export type Answered = readonly [command: Command, answer: Answer];
+
+/** Whether the model shows the order like this. */
+const shows = (shop: Shop, { order }: Answer): boolean =>
+  order === undefined || (order.name in shop.orders && isDeepStrictEqual(showOrder(shop, order.name), order));
+
+/**
+ * Looks for an order of the commands in which the model gives these answers and ends with these rows.
+ *
+ * @param early payments whose answers show the order as it is only after a later command: payments are committed
+ *   together, and all are shown what the commit left
+ * @returns the model at the end, undefined where there is no such order
+ */
+export function explain(
+  shop: Shop,
+  answered: readonly Answered[],
+  facts: Facts,
+  early: readonly Answer[] = [],
+): Shop | undefined {
+  const stillEarly = early.filter((answer) => !shows(shop, answer));
+  if (answered.length === 0)
+    return stillEarly.length === 0 && isDeepStrictEqual(factsOf(shop), facts) ? shop : undefined;
+  for (const [n, [command, answer]] of answered.entries()) {
+    const [next, isEarly] = afterAnswer(shop, command, answer) ?? [];
+    if (next === undefined) continue;
+    const left = answered.toSpliced(n, 1);
+    const end = explain(next, left, facts, isEarly ? [...stillEarly, answer] : stillEarly);
+    if (end !== undefined) return end;
+  }
+  return undefined;
+}

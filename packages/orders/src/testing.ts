@@ -1,0 +1,156 @@
+import { createTestDatabase } from '@lapse/devstack';
+import { createLog, openDatabase, type Database } from '@lapse/runtime';
+import { expect, inject } from 'vitest';
+
+import type { CheckoutRequest } from './checkout.ts';
+import { createOrders, type BrakeLimits, type Orders } from './index.ts';
+import type { Order } from './order.ts';
+import type { PayRequest } from './pay.ts';
+
+declare module 'vitest' {
+  // As the tests' global set-up provides them.
+  interface ProvidedContext {
+    readonly databaseUrl: string;
+    readonly templateDatabase: string;
+    readonly invariants: readonly { readonly name: string; readonly breaches: string }[];
+  }
+}
+
+/** Orders on connections of their own, as in a process of its own. */
+export interface TestProcess {
+  readonly orders: Orders;
+  readonly database: Database;
+}
+
+/** Orders in a database of their own. */
+export interface TestOrders extends TestProcess {
+  readonly url: string;
+  /** Opens the same database once more, at `url` where that leads to it another way. */
+  another(options?: { url?: string; max?: number; brake?: BrakeLimits }): TestProcess;
+  close(): Promise<void>;
+}
+
+/** Copies the migrated database and opens orders on it. */
+export async function openTestOrders(
+  options: { partitionCount?: number; brake?: BrakeLimits } = {},
+): Promise<TestOrders> {
+  const own = await createTestDatabase({
+    adminUrl: inject('databaseUrl'),
+    template: inject('templateDatabase'),
+  });
+  const pools: Database[] = [];
+  const open: TestOrders['another'] = ({ url = own.url, max = 10, ...more } = {}) => {
+    const database = openDatabase({ url, app: 'test', log: createLog('test', 'error'), max });
+    pools.push(database);
+    return { orders: createOrders({ database, ...options, ...more }), database };
+  };
+  return {
+    ...open(),
+    url: own.url,
+    another: open,
+    async close() {
+      await Promise.all(pools.filter((pool) => !pool.ended).map((pool) => pool.end()));
+      await own.drop();
+    },
+  };
+}
+
+/** A checkout of one piece of SKU `a` for 5.00 EUR, to be paid within a minute. */
+export function aCheckout(changes: Partial<CheckoutRequest> = {}): CheckoutRequest {
+  return {
+    reference: null,
+    channel: 'default',
+    paymentMethod: 'card',
+    currency: 'EUR',
+    items: [{ sku: 'a', quantity: 1, unitAmount: 500 }],
+    paymentWindowMs: 60_000,
+    metadata: {},
+    actor: 'test',
+    ...changes,
+  };
+}
+
+/** Places an order that is expected to be placed. */
+export async function place(orders: Orders, changes: Partial<CheckoutRequest> = {}): Promise<Order> {
+  const answer = await orders.checkout(aCheckout(changes));
+  if (answer.outcome !== 'placed') throw new Error(`the order was not placed: ${answer.outcome}`);
+  return answer.order;
+}
+
+/** Places several at once. */
+export function placeMany(
+  orders: Orders,
+  count: number,
+  changes: Partial<CheckoutRequest> = {},
+): Promise<Order[]> {
+  return Promise.all(Array.from({ length: count }, () => place(orders, changes)));
+}
+
+/** A payment of just what the order costs; each order has its own capture. */
+export function aPayment(order: Order, changes: Partial<PayRequest> = {}): PayRequest {
+  return {
+    orderId: order.id,
+    provider: 'bank',
+    providerPaymentId: `capture of ${order.id}`,
+    amount: order.amount,
+    currency: order.currency,
+    verified: true,
+    actor: 'test',
+    ...changes,
+  };
+}
+
+/** Moves pending orders into the past, so far that their time ended `overdueMs` ago. */
+export async function makeDue(database: Database, due: readonly Order[], overdueMs = 1000): Promise<void> {
+  await database.query(
+    `with old as (
+       select id, clock_timestamp() - $2 * interval '1 ms' - expire_at as shift
+       from orders where id = any ($1::uuid[]) and status = 'pending_payment'
+       order by id
+       for no key update
+     )
+     update orders o set
+       created_at = created_at + shift, deadline_at = deadline_at + shift,
+       expire_at = expire_at + shift, check_at = expire_at + shift
+     from old where o.id = old.id`,
+    [due.map(({ id }) => id), overdueMs],
+  );
+}
+
+/** Places many orders of SKU `a` at once, without a checkout: their time ended `overdueMs` ago, or is yet to come. */
+export async function placeOverdue(database: Database, count: number, overdueMs: number): Promise<string[]> {
+  const { rows } = await database.query<{ id: string }>(
+    `with placed as (
+       insert into orders (
+         id, partition, channel, payment_method, currency, amount, items, metadata,
+         created_at, deadline_at, expire_at, check_at
+       )
+       select
+         gen_random_uuid(), 0, 'default', 'card', 'EUR', 500, '[{"sku": "a", "quantity": 1, "unitAmount": 500}]', '{}',
+         at - interval '1 day', at, at, at
+       from generate_series(1, $1::int) as n
+       -- A few ms apart, as orders are.
+       cross join lateral (
+         select clock_timestamp() - $2 * interval '1 ms' - n * interval '0.01 ms' as at
+       ) as due
+       returning id, created_at
+     ), held as (
+       update stock set held = held + $1::int where sku = 'a'
+     )
+     insert into events (order_id, type, actor, at, data)
+     select id, 'order.placed', 'test', created_at, '{}' from placed
+     returning order_id as id`,
+    [count, overdueMs],
+  );
+  return rows.map(({ id }) => id);
+}
+
+/** Expects that no invariant is broken. They are stated once, in test/invariants.ts; the set-up hands them over. */
+export async function expectConsistent(database: Database): Promise<void> {
+  const broken: Record<string, unknown[]> = {};
+  for (const { name, breaches } of inject('invariants')) {
+    const { rows } = await database.query<Record<string, unknown>>(breaches);
+    if (rows.length > 0) broken[name] = rows.slice(0, 10);
+  }
+  expect(broken).toEqual({});
+}

@@ -1,0 +1,121 @@
+import { createServer, type RequestListener, type Server, type ServerResponse } from 'node:http';
+import { Server as NetServer, type AddressInfo, type Socket } from 'node:net';
+import { setImmediate as nextTurn, setTimeout as delay } from 'node:timers/promises';
+import type { Log } from './log.ts';
+import { OperatorError } from './run-main.ts';
+import type { Service } from './service.ts';
+
+/** How long kept-alive connections may still bring requests after the listener closed, ms. */
+const lastRequestsMs = 500;
+
+/** Most ports tried after a taken one. */
+const nextPortCount = 100;
+
+/** An HTTP server as a service. `port` is the one it really listens on, once started. */
+export interface HttpService extends Service {
+  readonly port: number;
+  /** Whether it is stopping: it still answers, but nobody should send more. */
+  readonly draining: boolean;
+}
+
+/**
+ * Serves HTTP until it is stopped, without dropping a request it accepted: on stop it closes the listener, answers
+ * what is under way and what kept-alive connections still send with `Connection: close`, then closes idle ones.
+ *
+ * @param options.setting name of the port's setting, for the error of a taken port
+ * @param options.tryNextPorts whether a taken port moves on to the next free one
+ */
+export function httpService(options: {
+  name: string;
+  handler: RequestListener;
+  host: string;
+  port: number;
+  setting: string;
+  tryNextPorts?: boolean;
+  log: Log;
+}): HttpService {
+  const { name, handler, host, log } = options;
+  let draining = false;
+  const underWay = new Set<ServerResponse>();
+  /** Connections without a request so far. To Node they are busy, closeIdleConnections spares them. */
+  const silent = new Set<Socket>();
+  const server = createServer((request, response) => {
+    silent.delete(request.socket);
+    underWay.add(response);
+    response.once('close', () => underWay.delete(response));
+    if (draining) closeAfter(response);
+    handler(request, response);
+  });
+  server.on('connection', (socket) => {
+    silent.add(socket);
+    socket.once('close', () => silent.delete(socket));
+  });
+  // Longer than the idle time-out of common load balancers (60 s), so that it is they who close a connection.
+  server.keepAliveTimeout = 65_000;
+
+  return {
+    name,
+    get port() {
+      const address = server.address();
+      return address !== null && typeof address === 'object' ? address.port : options.port;
+    },
+    get draining() {
+      return draining;
+    },
+    async start() {
+      const last = options.tryNextPorts === true ? options.port + nextPortCount : options.port;
+      const { port } = await listen(server, host, options.port, last, options.setting);
+      log.info({ port, service: name }, 'listening');
+    },
+    async stop() {
+      if (!server.listening) return;
+      draining = true;
+      for (const response of underWay) closeAfter(response);
+      const closed = new Promise<void>((resolve) => server.once('close', resolve));
+      // http.Server.close would cut idle kept-alive connections, on which a request may be under way to us.
+      NetServer.prototype.close.call(server);
+      await Promise.race([closed, delay(lastRequestsMs)]);
+      // Timers come before sockets in a turn of the event loop: what was sent while this process was busy is read first.
+      await nextTurn();
+      server.closeIdleConnections();
+      for (const socket of silent) socket.destroy();
+      await closed;
+    },
+  };
+}
+
+/** Ends the connection behind an answer, and says so in its head where that is still to be written. */
+function closeAfter(response: ServerResponse): void {
+  const { socket } = response;
+  if (response.headersSent) response.once('finish', () => socket?.end());
+  else response.setHeader('Connection', 'close');
+}
+
+async function listen(
+  server: Server,
+  host: string,
+  port: number,
+  lastPort: number,
+  setting: string,
+): Promise<AddressInfo> {
+  try {
+    return await new Promise<AddressInfo>((resolve, reject) => {
+      server.once('error', reject);
+      server.listen(port, host, () => {
+        server.off('error', reject);
+        const address = server.address();
+        if (address === null || typeof address === 'string') reject(new Error('the server has no TCP port'));
+        else resolve(address);
+      });
+    });
+  } catch (error) {
+    if (!(error instanceof Error && 'code' in error && error.code === 'EADDRINUSE')) throw error;
+    if (port < lastPort) return listen(server, host, port + 1, lastPort, setting);
+    throw new OperatorError(
+      `Port ${port} is taken. End what listens there, or set ${setting} to a free port.`,
+      {
+        cause: error,
+      },
+    );
+  }
+}

@@ -1,0 +1,167 @@
+import { z } from 'zod';
+import { parseRedisUrl } from './redis-url.ts';
+import { OperatorError } from './run-main.ts';
+
+/**
+ * The only reader of the environment. A setting is declared once, here, with its meaning, default and bounds;
+ * an app names those it needs and gets them checked, or one error that names every problem at once.
+ */
+const port = (fallback: number) => z.coerce.number().int().min(0).max(65_535).default(fallback);
+
+const catalog = {
+  /**
+   * PostgreSQL 15 or newer, `postgres://user:password@host:5432/database`, with `?prepare=off` behind a pooler that loses
+   * prepared statements. No default.
+   */
+  databaseUrl: {
+    variable: 'DATABASE_URL',
+    schema: z
+      .url({
+        protocol: /^postgres(ql)?$/,
+        error: 'must be a postgres:// URL, for example postgres://lapse:secret@127.0.0.1:5432/lapse',
+      })
+      .refine((url) => ['on', 'off'].includes(URL.parse(url)?.searchParams.get('prepare') ?? 'on'), {
+        error: 'must end in ?prepare=off or ?prepare=on, where it says anything about prepare',
+      }),
+  },
+  /** Redis 6.2 or newer, or Valkey: one server, a cluster or Sentinel, in the forms of `parseRedisUrl`. No default. */
+  redisUrl: {
+    variable: 'REDIS_URL',
+    schema: z
+      .string()
+      .optional()
+      .transform((url = '', context) => {
+        const parsed = parseRedisUrl(url);
+        if ('target' in parsed) return url;
+        for (const message of parsed.problems) context.addIssue({ code: 'custom', message });
+        return z.NEVER;
+      }),
+  },
+  /** Port of the HTTP API. 0 takes any free one. Default 3000. */
+  apiPort: { variable: 'LAPSE_API_PORT', schema: port(3000) },
+  /** Port of Bull Board and the console. 0 takes any free one. Default 3001. */
+  opsPort: { variable: 'LAPSE_OPS_PORT', schema: port(3001) },
+  /** Port of a worker's health and metrics. A taken one moves on to the next free. Default 3002. */
+  workerPort: { variable: 'LAPSE_WORKER_PORT', schema: port(3002) },
+  /** Address the servers listen on. Default: every address. */
+  host: { variable: 'LAPSE_HOST', schema: z.string().min(1).default('0.0.0.0') },
+  /** The bootstrap API key, at least 16 characters. No default. */
+  apiKey: {
+    variable: 'LAPSE_API_KEY',
+    schema: z.string('is required').min(16, 'must have at least 16 characters'),
+  },
+  /** User name of the ops login. Default `ops`. */
+  opsUser: { variable: 'LAPSE_OPS_USER', schema: z.string().min(1).default('ops') },
+  /** Password of the ops login, at least 8 characters. No default. */
+  opsPassword: {
+    variable: 'LAPSE_OPS_PASSWORD',
+    schema: z.string('is required').min(8, 'must have at least 8 characters'),
+  },
+  /** Signs the ops session cookie, at least 32 characters. No default. */
+  sessionSecret: {
+    variable: 'LAPSE_SESSION_SECRET',
+    schema: z.string('is required').min(32, 'must have at least 32 characters'),
+  },
+  /** Where local servers keep their data. Default `.lapse`. */
+  dataDir: { variable: 'LAPSE_DATA_DIR', schema: z.string().min(1).default('.lapse') },
+  /** Number of BullMQ queues new deadlines are spread over, 1 to 64. Default 1. */
+  partitionCount: {
+    variable: 'LAPSE_PARTITIONS',
+    schema: z.coerce.number().int().min(1).max(64).default(1),
+  },
+  /** More overdue orders than these make expiry hold by itself; 0: it never does. Default 1000. */
+  brakeOrders: {
+    variable: 'LAPSE_BRAKE_ORDERS',
+    schema: z.coerce.number().int().min(0).max(1_000_000_000).default(1000),
+  },
+  /** And more than this share of the pending orders, 0 to below 1; 0: their number alone decides. Default 0.05. */
+  brakeShare: {
+    variable: 'LAPSE_BRAKE_SHARE',
+    schema: z.coerce.number().min(0).lt(1).default(0.05),
+  },
+  /** Days that a settled order is kept, with its payments and events; 0: for ever. Default 400. */
+  retentionDays: {
+    variable: 'LAPSE_RETENTION_DAYS',
+    schema: z.coerce.number().int().min(0).max(10_000).default(400),
+  },
+  /** Least level that is logged. Default `info`. */
+  logLevel: {
+    variable: 'LAPSE_LOG_LEVEL',
+    schema: z.enum(['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent']).default('info'),
+  },
+  /** Number of proxies in front whose `X-Forwarded-*` headers are believed. Default 0: none. */
+  trustProxy: { variable: 'LAPSE_TRUST_PROXY', schema: z.coerce.number().int().min(0).max(10).default(0) },
+  /** Servers the tests run on. Default `embedded`. */
+  testServers: {
+    variable: 'LAPSE_TEST_SERVERS',
+    schema: z.enum(['embedded', 'containers', 'external']).default('embedded'),
+  },
+} as const;
+
+type Catalog = typeof catalog;
+
+/** The name of a setting in code, for example `databaseUrl` for `DATABASE_URL`. */
+export type SettingName = keyof Catalog;
+
+/** The checked values of some settings. */
+export type Settings<Name extends SettingName = SettingName> = {
+  readonly [N in Name]: z.output<Catalog[N]['schema']>;
+};
+
+/** Some settings are missing or wrong. `problems` has one line for each, naming the variable. */
+export class SettingsError extends OperatorError {
+  readonly code = 'invalid_settings';
+  readonly problems: readonly string[];
+
+  constructor(problems: readonly string[]) {
+    super(`Settings are missing or wrong:\n${problems.map((problem) => `  - ${problem}`).join('\n')}`);
+    this.name = 'SettingsError';
+    this.problems = problems;
+  }
+}
+
+/**
+ * Reads and checks the named settings. An empty variable counts as absent.
+ *
+ * @param names the settings this process needs
+ * @param env the environment; the process's own by default
+ * @throws SettingsError naming every problem, unknown `LAPSE_…` variables included (they are mostly typing errors)
+ */
+export function loadSettings<Name extends SettingName>(
+  names: readonly Name[],
+  env: Readonly<Record<string, string | undefined>> = process.env,
+): Settings<Name> {
+  const problems = unknownVariables(env);
+  const values: Record<string, unknown> = {};
+  for (const name of names) {
+    const { variable, schema } = catalog[name];
+    const parsed = schema.safeParse(env[variable] === '' ? undefined : env[variable]);
+    if (parsed.success) values[name] = parsed.data;
+    else problems.push(`${variable} ${parsed.error.issues.map(({ message }) => message).join(', ')}`);
+  }
+  if (problems.length > 0) throw new SettingsError(problems);
+  // oxlint-disable-next-line typescript/no-unsafe-type-assertion -- every value came out of its own schema
+  return values as Settings<Name>;
+}
+
+/**
+ * Reads and checks those of the named settings that the environment has; no default stands in for the others.
+ *
+ * @throws SettingsError as `loadSettings`
+ */
+export function givenSettings<Name extends SettingName>(
+  names: readonly Name[],
+  env: Readonly<Record<string, string | undefined>> = process.env,
+): Partial<Settings<Name>> {
+  return loadSettings(
+    names.filter((name) => (env[catalog[name].variable] ?? '') !== ''),
+    env,
+  );
+}
+
+function unknownVariables(env: Readonly<Record<string, string | undefined>>): string[] {
+  const known = new Set<string>(Object.values(catalog).map(({ variable }) => variable));
+  return Object.keys(env)
+    .filter((variable) => variable.startsWith('LAPSE_') && !known.has(variable))
+    .map((variable) => `${variable} is not a setting; the settings are ${[...known].join(', ')}`);
+}

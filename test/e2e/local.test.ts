@@ -1,0 +1,262 @@
+import { spawn, type ChildProcess } from 'node:child_process';
+import { once } from 'node:events';
+import { chmod, mkdtemp, readdir, readFile, rm } from 'node:fs/promises';
+import { createServer } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+
+import { createClient, type LapseClient } from '@lapse/client';
+import { freePort, waitFor } from '@lapse/devstack';
+import { afterEach, describe, expect, test } from 'vitest';
+
+import { root } from '../root.ts';
+
+const folders: string[] = [];
+const started: Local[] = [];
+
+afterEach(async () => {
+  for (const local of started.splice(0)) local.signalGroup('SIGKILL');
+  for (const folder of folders.splice(0)) await rm(folder, { recursive: true, force: true, maxRetries: 5 });
+});
+
+/** A folder for data, with a space in its name, that PostgreSQL's user may enter. */
+async function dataFolder(): Promise<string> {
+  const folder = await mkdtemp(join(tmpdir(), 'lapse local '));
+  folders.push(folder);
+  await chmod(folder, 0o755);
+  return folder;
+}
+
+/** A process and its parent, as /proc tells. A zombie is none. */
+interface Process {
+  readonly pid: number;
+  readonly parent: number;
+  /** Tells a process from a later one with the same pid. */
+  readonly startedAt: string;
+}
+
+async function processes(): Promise<Process[]> {
+  const pids = (await readdir('/proc')).filter((name) => /^\d+$/.test(name));
+  const found = await Promise.all(
+    pids.map(async (pid): Promise<Process[]> => {
+      const stat = await readFile(`/proc/${pid}/stat`, 'utf8').catch(() => undefined);
+      if (stat === undefined) return [];
+      const [state, parent, ...rest] = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
+      return state === 'Z' ? [] : [{ pid: Number(pid), parent: Number(parent), startedAt: rest[17] ?? '' }];
+    }),
+  );
+  return found.flat();
+}
+
+/** Those that `pid` started, and those that they started. */
+async function descendantsOf(pid: number): Promise<Process[]> {
+  const all = await processes();
+  const family = new Set([pid]);
+  for (let size = 0; size !== family.size;) {
+    size = family.size;
+    for (const one of all) if (family.has(one.parent)) family.add(one.pid);
+  }
+  family.delete(pid);
+  return all.filter((one) => family.has(one.pid));
+}
+
+async function stillRunning(family: readonly Process[]): Promise<Process[]> {
+  const all = await processes();
+  return family.filter(({ pid, startedAt }) =>
+    all.some((one) => one.pid === pid && one.startedAt === startedAt),
+  );
+}
+
+/** `start` or `demo`, run as a shell would: the leader of a process group of its own. */
+class Local {
+  readonly #child: ChildProcess;
+  readonly pid: number;
+  readonly exited: Promise<{ code: number | null; signal: NodeJS.Signals | null }>;
+  output = '';
+
+  constructor(script: 'start' | 'demo', env: Readonly<Record<string, string>>) {
+    const { PATH, HOME, TMPDIR, XDG_CACHE_HOME } = process.env;
+    const machine = Object.entries({ PATH, HOME, TMPDIR, XDG_CACHE_HOME }).filter(
+      ([, value]) => value !== undefined,
+    );
+    this.#child = spawn(process.execPath, [join(root, 'apps/local/src', `${script}.ts`)], {
+      cwd: root,
+      detached: true,
+      env: { ...Object.fromEntries(machine), ...env },
+      stdio: ['ignore', 'pipe', 'pipe'],
+    });
+    if (this.#child.pid === undefined) throw new Error(`${script} was not started`);
+    this.pid = this.#child.pid;
+    for (const stream of [this.#child.stdout, this.#child.stderr]) {
+      stream?.setEncoding('utf8').on('data', (text: string) => (this.output += text));
+    }
+    this.exited = once(this.#child, 'close').then(([code, signal]: unknown[]) => ({
+      code: code as number | null,
+      signal: signal as NodeJS.Signals | null,
+    }));
+    started.push(this);
+  }
+
+  signal(name: NodeJS.Signals): void {
+    this.#child.kill(name);
+  }
+
+  /** What a terminal's Ctrl-C does: the signal goes to everybody in the group. */
+  signalGroup(name: NodeJS.Signals): void {
+    try {
+      process.kill(-this.pid, name);
+    } catch {
+      // All have ended.
+    }
+  }
+}
+
+interface Running {
+  readonly local: Local;
+  readonly client: LapseClient;
+  readonly opsUrl: string;
+  readonly family: readonly Process[];
+}
+
+/** Runs `start` until it has said everything. */
+async function start(dataDir: string, env: Readonly<Record<string, string>> = {}): Promise<Running> {
+  const local = new Local('start', {
+    LAPSE_DATA_DIR: dataDir,
+    LAPSE_API_PORT: '0',
+    LAPSE_OPS_PORT: '0',
+    LAPSE_WORKER_PORT: '0',
+    ...env,
+  });
+  const hasEnded = local.exited.then(() => true);
+  const isUp = await Promise.race([
+    waitFor(() => local.output.includes('/timeline'), { what: '`start` to be up', timeoutMs: 60_000 }).then(
+      () => true,
+    ),
+    hasEnded.then(() => false),
+  ]);
+  if (!isUp) throw new Error(`\`start\` ended:\n${local.output}`);
+  const [, baseUrl = '', apiKey = ''] = /api +(http\S+) +key +(\S+)/.exec(local.output) ?? [];
+  const [, opsUrl = ''] = /console +(http\S+) +user ops, password \S+/.exec(local.output) ?? [];
+  return { local, client: createClient({ baseUrl, apiKey }), opsUrl, family: await descendantsOf(local.pid) };
+}
+
+const buyMug = (client: LapseClient, paymentWindowMs: number) =>
+  client.checkout({
+    currency: 'EUR',
+    items: [{ sku: 'mug', quantity: 1, unitAmount: 1250 }],
+    paymentWindowMs,
+  });
+
+const gone = { what: 'every process to be gone', timeoutMs: 5000 };
+
+describe('start', () => {
+  test('runs the whole system; Ctrl-C ends all of it; starting again finds the same orders', async () => {
+    const dataDir = await dataFolder();
+    const first = await start(dataDir);
+    // The api, ops, two workers, PostgreSQL, Redis and the watchdog, at least.
+    expect(first.family.length).toBeGreaterThanOrEqual(7);
+    expect((await fetch(`${first.opsUrl}/healthz`)).status).toBe(200);
+    const lasting = await buyMug(first.client, 3_600_000);
+    const due = await buyMug(first.client, 1000);
+    await waitFor(async () => (await first.client.order(due.id)).status === 'cancelled', {
+      what: 'an order to lapse',
+    });
+    first.local.signalGroup('SIGINT');
+    expect(await first.local.exited).toEqual({ code: 0, signal: null });
+    expect(first.local.output).toContain(`The data stays in ${join(dataDir, 'start')}`);
+    expect(await stillRunning(first.family)).toEqual([]);
+
+    const second = await start(dataDir);
+    expect(await second.client.order(lasting.id)).toMatchObject({
+      status: 'pending_payment',
+      deadlineAt: lasting.deadlineAt,
+    });
+    // Redis kept the job as well.
+    expect((await second.client.timeline(lasting.id)).job).toEqual({
+      state: 'delayed',
+      firesAt: lasting.deadlineAt,
+    });
+    expect(await second.client.stock('mug')).toMatchObject({ onHand: 100, held: 1 });
+    second.local.signal('SIGINT');
+    expect(await second.local.exited).toEqual({ code: 0, signal: null });
+    expect(await stillRunning(second.family)).toEqual([]);
+  }, 120_000);
+
+  test('that is killed leaves nothing behind, and starts again as if nothing had been', async () => {
+    const dataDir = await dataFolder();
+    const first = await start(dataDir);
+    const lasting = await buyMug(first.client, 3_600_000);
+    first.local.signal('SIGKILL');
+    await waitFor(async () => (await stillRunning(first.family)).length === 0, gone);
+
+    const second = await start(dataDir);
+    expect((await second.client.order(lasting.id)).status).toBe('pending_payment');
+    second.local.signal('SIGTERM');
+    expect(await second.local.exited).toEqual({ code: 0, signal: null });
+    expect(await stillRunning(second.family)).toEqual([]);
+  }, 120_000);
+
+  test('that is interrupted while it starts ends all the same', async () => {
+    const local = new Local('start', {
+      LAPSE_DATA_DIR: await dataFolder(),
+      LAPSE_API_PORT: '0',
+      LAPSE_OPS_PORT: '0',
+      LAPSE_WORKER_PORT: '0',
+    });
+    const family = await waitFor(
+      async () => [await descendantsOf(local.pid)].find(({ length }) => length > 0 && local.output !== ''),
+      { what: 'its first child', timeoutMs: 20_000 },
+    );
+    local.signalGroup('SIGINT');
+    expect(await local.exited).toEqual({ code: 0, signal: null });
+    expect(await stillRunning(family)).toEqual([]);
+  }, 60_000);
+
+  test.each(['LAPSE_API_PORT', 'LAPSE_OPS_PORT'])('says in a line that %s is taken', async (variable) => {
+    const port = await freePort();
+    const server = createServer().listen({ port, host: '127.0.0.1' });
+    await once(server, 'listening');
+    try {
+      const local = new Local('start', {
+        LAPSE_DATA_DIR: await dataFolder(),
+        [variable]: String(port),
+        ...(await otherPort(variable)),
+      });
+      expect(await local.exited).toEqual({ code: 1, signal: null });
+      expect(local.output.trim().split('\n')).toEqual([expect.stringContaining(`Port ${port} is taken`)]);
+      expect(local.output).toContain(variable);
+    } finally {
+      server.close();
+    }
+  });
+
+  test('says which settings are wrong', async () => {
+    const local = new Local('start', {
+      LAPSE_DATA_DIR: await dataFolder(),
+      LAPSE_API_PORT: 'x',
+      LAPSE_API_KEY: 'short',
+    });
+    expect(await local.exited).toEqual({ code: 1, signal: null });
+    expect(local.output).toContain('LAPSE_API_PORT');
+    expect(local.output).not.toMatch(/^ +at /m);
+  });
+});
+
+async function otherPort(variable: string): Promise<Record<string, string>> {
+  return { [variable === 'LAPSE_API_PORT' ? 'LAPSE_OPS_PORT' : 'LAPSE_API_PORT']: String(await freePort()) };
+}
+
+test('the demo ends by itself within a minute, every order as it should, every invariant held', async () => {
+  const local = new Local('demo', { NO_COLOR: '1' });
+  const timer = setTimeout(() => local.signalGroup('SIGKILL'), 60_000);
+  const { code } = await local.exited;
+  clearTimeout(timer);
+  expect({ code, output: local.output }).toMatchObject({
+    code: 0,
+    output: expect.stringContaining('\nInvariants\n'),
+  });
+  expect(local.output).not.toContain('✗');
+  expect(local.output).toContain('✓ held stock is what pending orders hold');
+  expect(local.output).toContain('Every order ended as it should.');
+  expect(local.output.match(/^✓/gm)?.length).toBeGreaterThan(15);
+}, 90_000);

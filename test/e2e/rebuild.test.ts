@@ -1,0 +1,125 @@
+import { inParallel, startRedis, waitFor, type RunningServer } from '@lapse/devstack';
+import { Redis } from 'ioredis';
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, beforeAll, expect, test } from 'vitest';
+
+import { metric, runScript, startFleet, untilNonePending, type Fleet } from './fleet.ts';
+
+const orderCount = 500;
+let dataDir: string;
+let redis: RunningServer;
+let client: Redis;
+let fleet: Fleet;
+
+beforeAll(async () => {
+  dataDir = await mkdtemp(join(tmpdir(), 'lapse-rebuild-'));
+  redis = await startRedis({ dataDir });
+  client = new Redis(redis.url);
+  fleet = await startFleet({ redisUrl: redis.url, workerCount: 2, env: { LAPSE_PARTITIONS: '2' } });
+  await fleet.client.setStock('mug', null);
+});
+
+afterAll(async () => {
+  client.disconnect();
+  await fleet.expectInvariants();
+  await fleet.stop();
+  await redis.stop();
+  await rm(dataDir, { recursive: true, force: true });
+});
+
+function place(count: number, paymentWindowMs: number) {
+  const items = [{ sku: 'mug', quantity: 1, unitAmount: 100 }];
+  return inParallel(count, 32, () => fleet.client.checkout({ currency: 'EUR', items, paymentWindowMs }));
+}
+
+/** Delayed jobs of all partitions, by the queues' own keys. */
+async function armedCount(): Promise<number> {
+  const keys = await client.keys('bull:*:delayed');
+  const counts = await Promise.all(keys.map((key) => client.zcard(key)));
+  return counts.reduce((sum, count) => sum + count, 0);
+}
+
+async function drift(): Promise<string> {
+  const { output } = await runScript('apps/cli/src/main.ts', ['drift'], {
+    DATABASE_URL: fleet.databaseUrl,
+    REDIS_URL: redis.url,
+  });
+  return output;
+}
+
+test('after a flush every pending deadline is armed again, and fires through its job', async () => {
+  const orders = await place(orderCount, 60_000);
+  const soon = await place(50, 8000);
+  await waitFor(async () => (await armedCount()) >= orderCount + 50, {
+    what: 'every job',
+    timeoutMs: 10_000,
+  });
+  await client.flushall();
+  await waitFor(async () => (await armedCount()) >= orderCount, { what: 'the rebuild', timeoutMs: 10_000 });
+
+  await waitFor(
+    async () => {
+      const ended = await Promise.all(soon.map(({ id }) => fleet.client.order(id)));
+      return ended.every(({ status }) => status === 'cancelled');
+    },
+    { what: 'the near ones to lapse', timeoutMs: 15_000 },
+  );
+  const { rows } = await fleet.database.query<{ actor: string; count: number }>(
+    `select actor, count(*) from events where type = 'order.cancelled' and order_id = any ($1) group by actor`,
+    [soon.map(({ id }) => id)],
+  );
+  expect(rows.find(({ actor }) => actor === 'worker')?.count ?? 0).toBeGreaterThan(25);
+  await Promise.all(orders.map(({ id }) => fleet.client.cancel(id)));
+  await untilNonePending(fleet.database, 10_000);
+});
+
+test('a flush in the middle of a rebuild begins it again', async () => {
+  const orders = await place(orderCount, 60_000);
+  await client.flushall();
+  const begun = async () => (await client.keys('bull:*:epoch')).length > 0;
+  await waitFor(begun, { what: 'the rebuild to begin', timeoutMs: 10_000 });
+  await client.flushall();
+  await waitFor(async () => (await armedCount()) >= orderCount, { what: 'the rebuild', timeoutMs: 15_000 });
+  expect(await drift()).toContain('0 without a delayed job');
+  await Promise.all(orders.map(({ id }) => fleet.client.cancel(id)));
+});
+
+test('jobs that were lost one by one, and jobs without an order, are found and mended', async () => {
+  const orders = await place(40, 120_000);
+  await waitFor(async () => (await armedCount()) >= 40, { what: 'every job', timeoutMs: 10_000 });
+  const [key = ''] = await client.keys('bull:*:delayed');
+  const [lost = ''] = await client.zrange(key, '0', '0');
+  await client.zrem(key, lost);
+  await client.del(key.replace(/delayed$/, lost));
+  // A job whose order is not pending: as after a disarm that never reached Redis.
+  const orphan = '00000000-0000-7000-8000-000000000000';
+  await client.zadd(key, String((Date.now() + 3_600_000) * 4096), orphan);
+
+  // Orders younger than 5 s are not compared yet.
+  await waitFor(async () => (await client.zscore(key, lost)) !== null, {
+    what: 'the lost job',
+    timeoutMs: 25_000,
+  });
+  await waitFor(async () => (await client.zscore(key, orphan)) === null, {
+    what: 'the orphan to go',
+    timeoutMs: 25_000,
+  });
+  expect(await drift()).toContain('40 delayed jobs, 0 without a pending order');
+  await Promise.all(orders.map(({ id }) => fleet.client.cancel(id)));
+});
+
+test('a rebuild by hand says how many it armed', async () => {
+  const orders = await place(30, 60_000);
+  const { output, code } = await runScript('apps/cli/src/main.ts', ['rebuild'], {
+    DATABASE_URL: fleet.databaseUrl,
+  });
+  expect(output).toContain('Armed 30 deadlines');
+  expect(code).toBe(0);
+  const counts = await Promise.all(
+    fleet.workers.map((worker) => metric(worker, 'lapse_rebuild_armed_total')),
+  );
+  expect(counts.reduce((sum, count) => sum + count, 0)).toBeGreaterThanOrEqual(30);
+  await Promise.all(orders.map(({ id }) => fleet.client.cancel(id)));
+});

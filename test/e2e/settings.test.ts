@@ -1,0 +1,185 @@
+import { once } from 'node:events';
+import { createServer, type Server } from 'node:net';
+
+import { createTestDatabase, freePort } from '@lapse/devstack';
+import { describe, expect, inject, test } from 'vitest';
+
+import { runScript, startFleet, untilNonePending, type Ended } from './fleet.ts';
+
+type App = 'api' | 'worker' | 'ops';
+
+/** Everything the apps ask for. */
+const complete = {
+  DATABASE_URL: 'postgres://lapse@127.0.0.1:9/lapse',
+  REDIS_URL: 'redis://127.0.0.1:9',
+  LAPSE_HOST: '127.0.0.1',
+  LAPSE_API_PORT: '0',
+  LAPSE_WORKER_PORT: '0',
+  LAPSE_OPS_PORT: '0',
+  LAPSE_API_KEY: 'test-key-0123456789abcdef',
+  LAPSE_OPS_PASSWORD: 'test-password',
+  LAPSE_SESSION_SECRET: 'test-secret-0123456789abcdef0123456789',
+};
+
+const run = (app: App, env: Readonly<Record<string, string>>): Promise<Ended> =>
+  runScript(`apps/${app}/src/main.ts`, [], env);
+
+/** Takes a port of this machine. */
+async function takePort(): Promise<{ port: number; server: Server }> {
+  const port = await freePort();
+  const server = createServer().listen({ port, host: '127.0.0.1' });
+  await once(server, 'listening');
+  return { port, server };
+}
+
+const apps: readonly App[] = ['api', 'worker', 'ops'];
+
+describe.each(apps)('%s', (app) => {
+  test('names every setting that is missing', async () => {
+    const { code, output } = await run(app, {});
+    expect(code).toBe(1);
+    expect(output).toContain('DATABASE_URL must be a postgres:// URL');
+    expect(output).toContain('REDIS_URL must be a redis:// or rediss:// URL');
+    expect(output.includes('LAPSE_API_KEY is required')).toBe(app === 'api');
+    expect(output.includes('LAPSE_OPS_PASSWORD is required')).toBe(app === 'ops');
+    expect(output.includes('LAPSE_SESSION_SECRET is required')).toBe(app === 'ops');
+    expect(output).not.toMatch(/^ +at /m);
+  });
+
+  test('refuses a setting that does not exist, with the names of those that do', async () => {
+    const { code, output } = await run(app, { ...complete, LAPSE_PORT: '3000' });
+    expect(code).toBe(1);
+    expect(output).toContain('LAPSE_PORT is not a setting');
+    expect(output).toContain('LAPSE_API_PORT');
+  });
+
+  test('without PostgreSQL says where it looked and what to check', async () => {
+    const port = await freePort();
+    const { code, output } = await run(app, {
+      ...complete,
+      DATABASE_URL: `postgres://lapse@127.0.0.1:${port}/lapse`,
+    });
+    expect(code).toBe(1);
+    expect(output).toContain(`127.0.0.1:${port}`);
+    expect(output).toContain('DATABASE_URL');
+  });
+
+  test('with a password that is wrong says so, but not the password', async () => {
+    const url = new URL(inject('databaseUrl'));
+    url.pathname = '/nowhere_to_be_found';
+    url.password = 'sesame-42';
+    const { code, output } = await run(app, { ...complete, DATABASE_URL: url.href });
+    expect(code).toBe(1);
+    expect(output).toContain('nowhere_to_be_found');
+    expect(output).not.toContain('sesame-42');
+  });
+
+  test('on an empty database says what to run', async () => {
+    const empty = await createTestDatabase({ adminUrl: inject('databaseUrl') });
+    try {
+      const { code, output } = await run(app, { ...complete, DATABASE_URL: empty.url });
+      expect(code).toBe(1);
+      expect(output).toContain('lapse migrate');
+    } finally {
+      await empty.drop();
+    }
+  });
+});
+
+test('wrong settings are all named at once, each with what is wrong about it', async () => {
+  const { code, output } = await run('api', {
+    DATABASE_URL: 'mysql://127.0.0.1/lapse',
+    REDIS_URL: '127.0.0.1:6379',
+    LAPSE_API_PORT: '65536',
+    LAPSE_API_KEY: 'short',
+    LAPSE_PARTITIONS: '0',
+    LAPSE_TRUST_PROXY: 'yes',
+    LAPSE_LOG_LEVEL: 'loud',
+    LAPSE_API_PROT: '3000',
+  });
+  expect(code).toBe(1);
+  const problems = output.split('\n').filter((line) => line.startsWith('  - '));
+  const named = problems.map((problem) => problem.slice(4).split(' ', 1)[0]);
+  expect(new Set(named)).toEqual(
+    new Set([
+      'DATABASE_URL',
+      'LAPSE_API_KEY',
+      'LAPSE_API_PORT',
+      'LAPSE_API_PROT',
+      'LAPSE_LOG_LEVEL',
+      'LAPSE_PARTITIONS',
+      'LAPSE_TRUST_PROXY',
+      'REDIS_URL',
+    ]),
+  );
+});
+
+describe.each([
+  ['api', 'LAPSE_API_PORT'],
+  ['ops', 'LAPSE_OPS_PORT'],
+] as const)('%s', (app, setting) => {
+  test(`on a taken port names it and ${setting}`, async () => {
+    const own = await createTestDatabase({
+      adminUrl: inject('databaseUrl'),
+      template: inject('templateDatabase'),
+    });
+    const { port, server } = await takePort();
+    try {
+      const env = {
+        ...complete,
+        DATABASE_URL: own.url,
+        REDIS_URL: inject('redisUrl'),
+        [setting]: String(port),
+      };
+      const { code, output } = await run(app, env);
+      expect(code).toBe(1);
+      expect(output).toContain(`Port ${port} is taken`);
+      expect(output).toContain(setting);
+    } finally {
+      server.close();
+      await own.drop();
+    }
+  });
+});
+
+test('workers with the same port take the next free ones', async () => {
+  const { port, server } = await takePort();
+  const fleet = await startFleet({ apiCount: 0, workerCount: 3, env: { LAPSE_WORKER_PORT: String(port) } });
+  try {
+    const ports = fleet.workers.map((worker) => worker.port);
+    expect(new Set([port, ...ports]).size).toBe(4);
+    for (const each of ports) {
+      expect(each).toBeGreaterThan(port);
+      expect(each).toBeLessThanOrEqual(port + 100);
+    }
+    for (const worker of fleet.workers) expect((await fetch(`${worker.url}/readyz`)).status).toBe(200);
+  } finally {
+    server.close();
+    await fleet.stop();
+  }
+});
+
+test('without Redis everything starts, is ready, sells, and cancels what is not paid', async () => {
+  const redisUrl = `redis://127.0.0.1:${await freePort()}`;
+  const fleet = await startFleet({ workerCount: 1, redisUrl });
+  try {
+    for (const app of [...fleet.apis, ...fleet.workers]) {
+      const ready = await fetch(`${app.url}/readyz`);
+      expect(ready.status).toBe(200);
+      expect(await ready.json()).toMatchObject({ status: 'ready', postgresql: 'ok', redis: 'unreachable' });
+    }
+    await fleet.client.setStock('mug', 10);
+    const items = [{ sku: 'mug', quantity: 1, unitAmount: 100 }];
+    const order = await fleet.client.checkout({ currency: 'EUR', items, paymentWindowMs: 1000 });
+    expect((await fleet.client.timeline(order.id)).job).toBeNull();
+    await untilNonePending(fleet.database, 10_000);
+    await fleet.expectInvariants();
+    const exits = await Promise.all([...fleet.apis, ...fleet.workers].map((app) => app.stop()));
+    expect(exits).toEqual([
+      { code: 0, signal: null },
+      { code: 0, signal: null },
+    ]);
+  } finally {
+    await fleet.stop();
+  }
+});

@@ -1,0 +1,129 @@
+import type { Database } from '@lapse/runtime';
+
+/** A sentence that is always true, and the query that finds what breaks it: what is concerned, and what was found. */
+export interface Invariant {
+  readonly name: string;
+  readonly breaches: string;
+  /** True only while a worker runs. */
+  readonly needsWorker?: boolean;
+}
+
+/**
+ * What must be true of the rows at any time, whatever was killed, flushed or raced. Each is a query for its breaches.
+ * Every end-to-end, chaos and load run ends with them. (That events reach their endpoints comes with the endpoints.)
+ */
+export const invariants: readonly Invariant[] = [
+  {
+    name: 'an order has at most one terminal transition, the one its status shows',
+    breaches: `
+      select o.id::text as subject, o.status || ', events: ' || coalesce(told.types, 'none') as found
+      from orders o
+      left join lateral (
+        select string_agg(e.type, ' ' order by e.seq) as types from events e
+        where e.order_id = o.id and e.type in ('order.paid', 'order.cancelled')
+      ) as told on true
+      where told.types is distinct from
+        case o.status when 'paid' then 'order.paid' when 'cancelled' then 'order.cancelled' end`,
+  },
+  {
+    name: 'held stock is what pending orders hold, and never more than there is',
+    breaches: `
+      with wanted as (
+        select item.sku, sum(item.quantity) as quantity
+        from orders o
+        cross join lateral jsonb_to_recordset(o.items) as item (sku text, quantity bigint)
+        where o.status = 'pending_payment'
+        group by item.sku
+      )
+      select
+        coalesce(s.sku, wanted.sku) as subject,
+        format('on hand %s, held %s, wanted %s', s.on_hand, s.held, wanted.quantity) as found
+      from stock s
+      full join wanted on wanted.sku = s.sku
+      where coalesce(s.held, 0) <> coalesce(wanted.quantity, 0) or s.held < 0 or s.held > s.on_hand`,
+  },
+  {
+    name: 'no order is cancelled for time before its time, nor while its clock stands still',
+    breaches: `
+      select o.id::text as subject, format('cancelled %s, expires %s', o.cancelled_at, o.expire_at) as found
+      from orders o
+      where o.cancel_reason = 'payment_timeout' and (
+        o.cancelled_at < o.expire_at
+        or exists (
+          select from freezes f
+          where f.frozen_at < o.cancelled_at and (f.thawing_at is null or o.cancelled_at < f.thawing_at)
+            -- What a brake held, and was to get an extension, has got it.
+            or f.extend_ms is not null and f.thawing_at between o.expire_at and o.cancelled_at
+        )
+      )`,
+  },
+  {
+    name: 'every payment paid its order or waits on the work list, and every paid order has one that paid it',
+    breaches: `
+      select p.id::text as subject, format('%s, order %s', p.outcome, o.status) as found
+      from payments p
+      left join orders o on o.id = p.order_id
+      where case p.outcome when 'paid' then o.status is distinct from 'paid' else p.listed_at is null end
+      union all
+      select o.id::text, 'paid by ' || count(p.id) || ' payments'
+      from orders o
+      left join payments p on p.order_id = o.id and p.outcome = 'paid'
+      where o.status = 'paid'
+      group by o.id
+      having count(p.id) <> 1`,
+  },
+  {
+    name: 'no pending order is overdue by more than 3 s, unless its clock stands still',
+    needsWorker: true,
+    breaches: `
+      select o.id::text as subject, format('expired %s', o.expire_at) as found
+      from orders o
+      where o.status = 'pending_payment' and o.expire_at < clock_timestamp() - interval '3 seconds'
+        and not exists (select from freezes f where f.state <> 'done')`,
+  },
+  {
+    name: 'every order has its order.placed event, once and first',
+    breaches: `
+      select coalesce(o.id, told.order_id)::text as subject, coalesce(told.types::text, 'no events') as found
+      from orders o
+      full join (
+        select order_id, array_agg(type order by seq) as types from events group by order_id
+      ) as told on told.order_id = o.id
+      where o.id is null or told.types is null or told.types[1] <> 'order.placed'
+        or cardinality(array_positions(told.types, 'order.placed')) <> 1`,
+  },
+  {
+    name: 'after its end nothing happens to an order but payments that are listed',
+    breaches: `
+      select later.order_id::text as subject, later.type as found
+      from events ended
+      join events later on later.order_id = ended.order_id and later.seq > ended.seq
+      where ended.type in ('order.paid', 'order.cancelled') and later.type <> 'payment.listed'`,
+  },
+];
+
+/** An invariant and what broke it. */
+export interface InvariantResult {
+  readonly name: string;
+  readonly breachCount: number;
+  /** The first few: what is concerned, and what was found. */
+  readonly examples: readonly string[];
+}
+
+const mostExamples = 5;
+
+/** The invariants that do not hold for the rows as they are now. */
+export async function brokenInvariants(database: Database): Promise<InvariantResult[]> {
+  return (await checkInvariants(database)).filter(({ breachCount }) => breachCount > 0);
+}
+
+/** Checks every invariant against the rows as they are now. */
+export async function checkInvariants(database: Database): Promise<InvariantResult[]> {
+  return Promise.all(
+    invariants.map(async ({ name, breaches }): Promise<InvariantResult> => {
+      const { rows } = await database.query<{ subject: string; found: string }>(breaches);
+      const examples = rows.slice(0, mostExamples).map(({ subject, found }) => `${subject}: ${found}`);
+      return { name, breachCount: rows.length, examples };
+    }),
+  );
+}

@@ -1,0 +1,116 @@
+/** A way to break Lapse on purpose, and the tests that must notice. */
+export interface Mutant {
+  readonly name: string;
+  readonly file: string;
+  /** Text of the file, and what stands there instead. Each must be found exactly once. */
+  readonly changes: readonly (readonly [found: string, instead: string])[];
+  readonly tests: readonly string[];
+}
+
+/** Each undoes one thing that the design leans on. */
+export const mutants: readonly Mutant[] = [
+  {
+    name: 'expiry does not ask whether the order is still pending',
+    file: 'packages/orders/src/expire.ts',
+    changes: [
+      ["when not (${isPending}) then 'settled'", "when false then 'settled'"],
+      ["for_due = 'cancelled' and ${isPending} and ${isDue}", "for_due = 'cancelled' and ${isDue}"],
+    ],
+    tests: ['packages/orders/src/race.test.ts'],
+  },
+  {
+    name: 'expiry is 5 ms early',
+    file: 'packages/orders/src/expire.ts',
+    changes: [
+      [
+        "const isDue = 'o.expire_at <= clock.at';",
+        'const isDue = "o.expire_at <= clock.at + interval \'5 ms\'";',
+      ],
+    ],
+    tests: ['packages/orders/src/model/model.test.ts'],
+  },
+  {
+    name: 'the sweeper waits for locked rows',
+    file: 'packages/orders/src/expire.ts',
+    changes: [['for no key update of o skip locked', 'for no key update of o']],
+    tests: ['packages/orders/src/expire.test.ts'],
+  },
+  {
+    name: 'stock is released in another order than it is held',
+    file: 'packages/orders/src/release.ts',
+    changes: [['order by sku for no key update', 'order by sku desc for no key update']],
+    tests: ['packages/orders/src/deadlock.test.ts'],
+  },
+  {
+    name: 'holds are released twice',
+    file: 'packages/orders/src/release.ts',
+    changes: [['held = s.held - released.quantity', 'held = s.held - 2 * released.quantity']],
+    tests: ['packages/orders/src/cancel.test.ts'],
+  },
+  {
+    name: 'a retry does not look for its own order',
+    file: 'packages/orders/src/checkout.ts',
+    changes: [['if (retry) ids.push(', 'if (retry && ids.length < 0) ids.push(']],
+    tests: ['packages/orders/src/lost-connection.test.ts'],
+  },
+  {
+    name: 'any amount pays',
+    file: 'packages/orders/src/payments.ts',
+    changes: [["return exact ? 'paid' : 'amount_mismatch';", "return exact ? 'paid' : 'paid';"]],
+    tests: ['packages/orders/src/pay.test.ts'],
+  },
+  {
+    name: 'expiry does not take the freeze lock',
+    file: 'packages/orders/src/freeze.ts',
+    changes: [['pg_advisory_xact_lock_shared(${freezeLock})', '${freezeLock}']],
+    tests: ['packages/orders/src/freeze.test.ts'],
+  },
+  {
+    name: 'the brake never trips',
+    file: 'packages/orders/src/expire.ts',
+    changes: [
+      [
+        "case when ${isSuspicious('$3::int', '$4::boolean')} then",
+        "case when ${isSuspicious('$3::int', '$4::boolean')} and false then",
+      ],
+    ],
+    tests: ['packages/orders/src/brake.test.ts'],
+  },
+  {
+    name: 'a rebuild does not notice that Redis was lost again',
+    file: 'packages/orders/src/rebuild.ts',
+    changes: [['hasBegun && (await ports.isWhole(rebuild))', 'hasBegun']],
+    tests: ['packages/orders/src/rebuild.test.ts'],
+  },
+  {
+    name: 'a job that is not due completes',
+    file: 'packages/deadlines/src/fire.ts',
+    changes: [['return lookAgain(job, token, fire.remainingMs);', 'return fire.answer;']],
+    tests: ['packages/deadlines/src/worker.test.ts'],
+  },
+  {
+    name: 'a job that is not due is delayed to its old instant',
+    file: 'packages/deadlines/src/fire.ts',
+    changes: [
+      [
+        'await job.moveToDelayed(Date.now() + Math.max(leastWaitMs, Math.ceil(waitMs)), token);',
+        'await job.moveToDelayed(waitMs < leastWaitMs ? Date.now() : job.timestamp + job.delay, token);',
+      ],
+    ],
+    tests: ['packages/deadlines/src/worker.test.ts'],
+  },
+  {
+    name: 'a checkout does not arm',
+    file: 'apps/api/src/routes/orders.ts',
+    changes: [
+      ["if (answer.order.status === 'pending_payment') await deadlines.arm(deadlineOf(answer.order));", ''],
+    ],
+    tests: ['test/e2e/main-job.test.ts'],
+  },
+  {
+    name: 'there is no sweeper',
+    file: 'apps/worker/src/main.ts',
+    changes: [['      sweep,\n', '']],
+    tests: ['test/e2e/redis-faults.test.ts'],
+  },
+];

@@ -66,6 +66,15 @@ export const mutants: readonly Mutant[] = [
     tests: ['packages/orders/src/freeze.test.ts'],
   },
   {
+    name: 'a statement waits for a lock when its client has left',
+    file: 'packages/runtime/src/postgres.ts',
+    changes: [
+      ['; set local lock_timeout = ${lockTimeoutMs}', ''],
+      ['set local statement_timeout = ${queryTimeoutMs - 1000}', 'set local statement_timeout = 0'],
+    ],
+    tests: ['packages/orders/src/held-rows.test.ts'],
+  },
+  {
     name: 'the brake never trips',
     file: 'packages/orders/src/expire.ts',
     changes: [

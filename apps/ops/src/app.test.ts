@@ -179,6 +179,7 @@ describe('console', () => {
     expect(body).toContain('reachable');
     expect(body).toContain('href="/queues/queue/partition%201?status=delayed"');
     expect(body).toContain('A paused queue would not stop the clock');
+    expect(body).toContain('a canary for each partition');
   });
 
   test('the order page tells the story of an order', async () => {
@@ -311,6 +312,31 @@ describe('console', () => {
     expect(await page('/orders?q=many&status=cancelled')).toContain('No order matches.');
     expect(await page('/orders?q=%00')).toContain('No order matches.');
     expect(await page('/orders?q=a&q=b&status=odd&before=odd')).toContain('<table');
+  });
+
+  test('where none of the newest 20,000 orders matches, the page says that older ones were not looked at', async () => {
+    const old = await place(ops, { reference: 'long ago' });
+    await ops.orders.cancel({ orderId: old.id, reason: 'merchant', actor: 'anna' });
+    const pool = openDatabase({ url: database.url, app: 'test', log: createLog('test', 'silent') });
+    const newer = "id > 'ffffffff-0000-0000-0000-000000000000'";
+    await pool.query(
+      `insert into orders (id, partition, channel, payment_method, status, currency, amount, items, metadata,
+         created_at, deadline_at, expire_at, check_at, paid_at)
+       select ('ffffffff-0000-7000-8000-' || lpad(to_hex(n), 12, '0'))::uuid, 0, 'default', 'card', 'paid', 'EUR', 1,
+         items, metadata, created_at, deadline_at, expire_at, check_at, created_at
+       from orders, generate_series(1, 20000) n where id = $1`,
+      [old.id],
+    );
+    const newest = await page('/orders?status=cancelled');
+    const [, older = ''] = /href="([^"]+)" rel="next"/.exec(newest) ?? [];
+    const next = await page(older.replaceAll('&amp;', '&'));
+    await pool.query(`delete from orders where ${newer}`);
+    await pool.end();
+
+    expect(newest).toContain('No order matches so far; older ones were not looked at yet.');
+    expect(newest).not.toContain('<table');
+    expect(next).toContain(`/orders/${old.id}`);
+    expect(await page(`/orders?q=long%20ago&before=${old.id}`)).toContain('No older order matches.');
   });
 
   test('the work list shows money that waits for a person, fifty a page', async () => {
@@ -473,10 +499,14 @@ describe('as a process', () => {
     const health = await Promise.all(
       ['/healthz', '/readyz', '/metrics'].map((path) => fetch(app.url + path)),
     );
+    const heads = await Promise.all(
+      ['/healthz', '/readyz'].map((path) => fetch(app.url + path, { method: 'HEAD' })),
+    );
     const overview = await fetch(`${app.url}/`, { headers: html, redirect: 'manual' });
     const { code } = await app.stop();
 
     expect(health.map(({ status }) => status)).toEqual([200, 200, 200]);
+    expect(heads.map(({ status }) => status)).toEqual([200, 200]);
     expect(await health[2]?.text()).toContain('process_cpu_seconds_total');
     expect(overview.status).toBe(303);
     expect(code).toBe(0);

@@ -10,6 +10,12 @@ test.each([
   [1_234, 'KWD', 'KWD 1.234'],
   [9_007_199_254_740_991, 'EUR', 'EUR 90,071,992,547,409.91'],
   [5, 'ZZZ', 'ZZZ 0.05'],
+  // Intl would write these without decimals.
+  [123_456, 'HUF', 'HUF 1,234.56'],
+  [123_456, 'PKR', 'PKR 1,234.56'],
+  [1_234_567, 'IQD', 'IQD 1,234.567'],
+  [123_456, 'CLF', 'CLF 12.3456'],
+  [500, 'UYI', 'UYI 500'],
 ])('%d minor units of %s are %s', (amount, currency, text) => {
   expect(money(amount, currency).replace(space, ' ')).toBe(text);
 });

@@ -7,10 +7,30 @@ export interface Fact {
   readonly at?: Date;
 }
 
-/** Money as people write it, `EUR 1,234.50`: as many decimals as the currency has, exact up to 2^53 - 1. */
+/** Currencies by the number of their minor unit's decimals in ISO 4217, where it is not 2. */
+const decimals: readonly [count: number, currencies: string][] = [
+  [0, 'BIF CLP DJF GNF ISK JPY KMF KRW PYG RWF UGX UYI VND VUV XAF XOF XPF'],
+  [3, 'BHD IQD JOD KWD LYD OMR TND'],
+  [4, 'CLF UYW'],
+];
+const exponents = new Map(
+  decimals.flatMap(([exponent, codes]) => codes.split(' ').map((code): [string, number] => [code, exponent])),
+);
+
+/**
+ * Money as people write it, `EUR 1,234.50`: as many decimals as the currency's minor unit has, exact up to 2^53 - 1.
+ * Intl's own decimals are those that people care to see: none for 16 currencies whose minor units are hundredths or
+ * thousandths.
+ */
 export function money(amount: number, currency: string): string {
-  const format = new Intl.NumberFormat('en', { style: 'currency', currency, currencyDisplay: 'code' });
-  const exponent = format.resolvedOptions().maximumFractionDigits ?? 0;
+  const exponent = exponents.get(currency) ?? 2;
+  const format = new Intl.NumberFormat('en', {
+    style: 'currency',
+    currency,
+    currencyDisplay: 'code',
+    minimumFractionDigits: exponent,
+    maximumFractionDigits: exponent,
+  });
   const digits = String(amount).padStart(exponent + 1, '0');
   const decimal = exponent === 0 ? digits : `${digits.slice(0, -exponent)}.${digits.slice(-exponent)}`;
   return isNumeral(decimal) ? format.format(decimal) : `${currency} ${decimal}`;

@@ -8,6 +8,9 @@ const lookEveryMs = 500;
 /** Orders that are moved in one transaction. */
 const pageSize = 1000;
 
+/** While a thaw waits for old transactions, the orders it has passed are looked at again this often, ms. */
+const lookAgainEveryMs = 10_000;
+
 /** How long a process that has just started waits for its connection to Redis before it moves a page, ms. */
 const redisPatienceMs = 3000;
 
@@ -18,6 +21,9 @@ const redisPatienceMs = 3000;
 export function thaw(options: { orders: Orders; deadlines: Deadlines; log: Log }): Service {
   const { orders, deadlines, log } = options;
   const startedAt = performance.now();
+  /** Where the last step ended, and when the orders before it are looked at again. */
+  let from: Date | undefined;
+  let lookAgainAt = 0;
   const isConnecting = async (): Promise<boolean> =>
     performance.now() - startedAt < redisPatienceMs && !(await deadlines.reachable());
   return periodic({
@@ -26,10 +32,14 @@ export function thaw(options: { orders: Orders; deadlines: Deadlines; log: Log }
     log,
     async task(stopped) {
       if (await isConnecting()) return;
-      let from: Date | undefined;
+      if (performance.now() >= lookAgainAt) {
+        from = undefined;
+        lookAgainAt = performance.now() + lookAgainEveryMs;
+      }
       while (!stopped.aborted) {
         const step = await orders.thawStep(pageSize, from);
         if (step.state === 'done') log.info({ freezeId: step.freezeId }, 'freeze ended');
+        if (step.state === 'done' || step.state === 'idle') from = undefined;
         if (step.state !== 'moved') return;
         from = step.through;
         const { armed, failed } = await deadlines.armMany(step.deadlines);

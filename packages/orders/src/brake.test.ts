@@ -440,7 +440,7 @@ test('days that a thaw gives back are 24 hours long where summer time begins, to
   expect((await shop.orders.find(order.id))?.deadlineAt.getTime()).toBe(order.deadlineAt.getTime() + stoodMs);
 });
 
-const pending = () => shop.orders.list({ status: 'pending_payment', limit: 200 });
+const pending = async () => (await shop.orders.list({ status: 'pending_payment', limit: 200 })).orders;
 
 test(
   'outages, brakes, releases with and without an extension, fired jobs, sweeps and payments at once stay consistent',

@@ -8,6 +8,7 @@ import {
   claimKeys,
   keep,
   keepKeys,
+  withoutTwins,
   type Claim,
   type IdempotencyKey,
   type KeptKey,
@@ -37,7 +38,9 @@ export type CheckoutAnswer =
   | { readonly outcome: 'unknown_sku'; readonly skus: readonly string[] }
   | { readonly outcome: 'out_of_stock'; readonly skus: readonly string[] }
   | { readonly outcome: 'idempotency_key_reused' }
-  | { readonly outcome: 'idempotency_in_progress' };
+  | { readonly outcome: 'idempotency_in_progress' }
+  /** The key was answered with an order that was removed since. */
+  | { readonly outcome: 'order_not_found'; readonly orderId: string };
 
 /** A request and what was drawn for it before the first try, so that a retry knows its own order again. */
 interface Draft {
@@ -131,14 +134,13 @@ async function commitCheckouts(
   drafts: readonly Draft[],
   retry: boolean,
 ): Promise<readonly CheckoutAnswer[]> {
-  const skus = new Set(drafts.flatMap(({ request }) => request.items.map(({ sku }) => sku)));
-  const [claims, stock] = await Promise.all([
-    claimKeys(
-      tx,
-      drafts.map(({ request }) => request),
-    ),
-    tx.query<StockRow>(lockStock, [[...skus]]),
-  ]);
+  const claiming = claimKeys(
+    tx,
+    drafts.map(({ request }) => request),
+  );
+  const locking = retry ? withoutTwins(drafts, await claiming) : drafts;
+  const skus = new Set(locking.flatMap(({ request }) => request.items.map(({ sku }) => sku)));
+  const [claims, stock] = await Promise.all([claiming, tx.query<StockRow>(lockStock, [[...skus]])]);
   const ids = claims.flatMap((claim) => (claim.claim === 'replay' ? [claim.answer.orderId] : []));
   if (retry) ids.push(...drafts.map(({ id }) => id));
   const known = ids.length === 0 ? new Map<string, Order>() : await readOrders(tx, ids);
@@ -176,8 +178,9 @@ function answerKnown(
       return { outcome: 'idempotency_in_progress' };
     case 'replay': {
       const order = known.get(claim.answer.orderId);
-      if (order === undefined) throw new Error('an idempotency key names an order that does not exist');
-      return { outcome: 'placed', order, replayed: true };
+      return order === undefined
+        ? { outcome: 'order_not_found', orderId: claim.answer.orderId }
+        : { outcome: 'placed', order, replayed: true };
     }
     case 'fresh':
     case undefined:

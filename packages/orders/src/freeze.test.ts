@@ -381,7 +381,8 @@ test(
       )
     ).flatMap((answer) => (answer.outcome === 'placed' ? [answer.order] : []));
     const ids = orders.map(({ id }) => id);
-    const isOver = async () => (await shop.orders.list({ status: 'pending_payment', limit: 1 })).length === 0;
+    const isOver = async () =>
+      (await shop.orders.list({ status: 'pending_payment', limit: 1 })).orders.length === 0;
     const over = new AbortController();
     const working = workers.flatMap(({ orders: worker }) => [
       (async () => {

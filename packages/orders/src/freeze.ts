@@ -27,6 +27,9 @@ const takeAlone: Statement = {
   text: `select pg_advisory_xact_lock(${freezeLock})`,
 };
 
+/** How long a change of freezes waits for the expiry that is under way, ms: longer than that waits for any row. */
+export const freezePatience = { lockTimeoutMs: 8000 } as const;
+
 /** Waits for every expiry under way, and lets none begin until the transaction ends. Goes before freezes change. */
 export async function takeFreezeLock(tx: Queryable): Promise<void> {
   await tx.query(takeAlone);
@@ -90,12 +93,16 @@ const insertFreeze: Statement = {
 
 /** Stops the clock of every pending order. When it returns, nothing is cancelled for time any more. */
 export function freeze(database: Database, request: { reason: string; actor: string }): Promise<Freeze> {
-  return transaction(database, async (tx) => {
-    await takeFreezeLock(tx);
-    const [row] = await tx.query<Freeze>(insertFreeze, [uuidv7(), request.reason, request.actor]);
-    if (row === undefined) throw new Error('a freeze was not written');
-    return row;
-  });
+  return transaction(
+    database,
+    async (tx) => {
+      await takeFreezeLock(tx);
+      const [row] = await tx.query<Freeze>(insertFreeze, [uuidv7(), request.reason, request.actor]);
+      if (row === undefined) throw new Error('a freeze was not written');
+      return row;
+    },
+    freezePatience,
+  );
 }
 
 const beginThaw: Statement = {
@@ -114,11 +121,15 @@ const beginThaw: Statement = {
  * @returns undefined when there is no such freeze, or it is thawing already
  */
 export function thaw(database: Database, id: string): Promise<Freeze | undefined> {
-  return transaction(database, async (tx) => {
-    await takeFreezeLock(tx);
-    const [row] = await tx.query<Freeze>(beginThaw, [id]);
-    return row;
-  });
+  return transaction(
+    database,
+    async (tx) => {
+      await takeFreezeLock(tx);
+      const [row] = await tx.query<Freeze>(beginThaw, [id]);
+      return row;
+    },
+    freezePatience,
+  );
 }
 
 const readFreezes: Statement = {
@@ -261,7 +272,8 @@ const theBeginning = new Date(0);
  * Does the next step of the thaw that began first: moves up to `limit` orders, or ends it when none is left. One
  * process at a time does it; for the others there is nothing to do.
  *
- * @param from where to begin in the order of check_at; without it every page would read those before it again
+ * @param from where to begin in the order of check_at; without it every page would read those before it again. Leave it
+ *   out now and then while the step is `waiting`
  */
 export function thawStep(database: Database, limit: number, from: Date = theBeginning): Promise<ThawStep> {
   return transaction(database, async (tx): Promise<ThawStep> => {
@@ -269,7 +281,9 @@ export function thawStep(database: Database, limit: number, from: Date = theBegi
     if (lock?.taken !== true) return { state: 'idle' };
     const [thawing] = await tx.query<{ id: string; settled: boolean }>(findThaw);
     if (thawing === undefined) return { state: 'idle' };
-    for (const start of from > theBeginning ? [from, theBeginning] : [theBeginning]) {
+    // An order from before the thaw that appears late may lie before `from`: looked for when no more can appear.
+    const again = from > theBeginning && thawing.settled ? [theBeginning] : [];
+    for (const start of [from, ...again]) {
       const rows = await tx.query<MovedDeadline & { checkedAt: Date }>(movePage, [thawing.id, limit, start]);
       if (rows.length > 0) {
         const through = new Date(Math.max(...rows.map(({ checkedAt }) => checkedAt.getTime())));

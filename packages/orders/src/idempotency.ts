@@ -91,6 +91,11 @@ export async function claimKeys(
   });
 }
 
+/** Those whose twin is not running: nothing is locked for the others, the twin may hold it. */
+export function withoutTwins<Request>(requests: readonly Request[], claims: readonly Claim[]): Request[] {
+  return requests.filter((_, n) => claims[n]?.claim !== 'in_progress');
+}
+
 function settle(row: KeyRow, { bodyHash }: IdempotencyKey): Claim {
   if (!row.body_hash.equals(bodyHash)) return { claim: 'reused' };
   return {

@@ -15,7 +15,14 @@ import { clockOffsetMs } from './clock.ts';
 import { createCheckout, type CheckoutAnswer, type CheckoutRequest } from './checkout.ts';
 import { createExpiry, type ExpireAnswer } from './expire.ts';
 import { extendOrder, type ExtendAnswer, type ExtendRequest } from './extend.ts';
-import { listOrders, readOrders, readTimeline, type OrderEvent, type OrderFilter } from './find.ts';
+import {
+  listOrders,
+  readOrders,
+  readTimeline,
+  type OrderEvent,
+  type OrderFilter,
+  type OrderPage,
+} from './find.ts';
 import { activeFreeze, freeze, listFreezes, thaw, thawStep, type Freeze, type ThawStep } from './freeze.ts';
 import { purgeIdempotencyKeys, type KeyBlocks, type Purge } from './idempotency.ts';
 import type { Order } from './order.ts';
@@ -65,7 +72,7 @@ export interface Orders {
   sweep(limit: number, actor: string): Promise<ReadonlyMap<string, ExpireAnswer>>;
 
   find(id: string): Promise<Order | undefined>;
-  list(filter: OrderFilter): Promise<Order[]>;
+  list(filter: OrderFilter): Promise<OrderPage>;
   timeline(id: string): Promise<OrderEvent[]>;
   payments(orderId: string): Promise<Payment[]>;
   workList(page: { after?: WorkListCursor; limit: number }): Promise<Payment[]>;

@@ -92,7 +92,7 @@ test.each(faults)('a connection lost %s places its orders once', async (fault) =
   );
   expect(proxy.fault).toBe('none');
   expect(answers).toMatchObject([1, 2, 3].map(() => ({ outcome: 'placed', replayed: false })));
-  const stored = await shop.orders.list({ limit: 1000 });
+  const { orders: stored } = await shop.orders.list({ limit: 1000 });
   const ids = new Set(stored.filter((order) => order.items[0]?.sku === `sku ${sku}`).map(({ id }) => id));
   expect(ids).toEqual(new Set(answers.map((answer) => (answer.outcome === 'placed' ? answer.order.id : ''))));
   expect(await shop.orders.readStock(`sku ${sku}`)).toMatchObject({ onHand: 100, held: 6 });

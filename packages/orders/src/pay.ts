@@ -7,6 +7,7 @@ import {
   claimKeys,
   keep,
   keepKeys,
+  withoutTwins,
   type Claim,
   type IdempotencyKey,
   type KeptKey,
@@ -107,6 +108,8 @@ const recordPayments: Statement = {
         id, "orderId", provider, "providerPaymentId", amount, currency, outcome, verified, clock.at,
         case when outcome <> 'paid' then clock.at end
       from told cross join clock
+      -- Two batches that tell of the same captures meet them in the same order.
+      order by provider, "providerPaymentId"
     ), paid as (
       -- The rows are locked already, in order, by an earlier statement.
       update orders o set status = 'paid', paid_at = clock.at
@@ -152,12 +155,18 @@ export function createPay(options: { database: Database }): (request: PayRequest
   };
 }
 
-async function commitPayments(tx: Queryable, drafts: readonly Draft[]): Promise<readonly PayAnswer[]> {
+async function commitPayments(
+  tx: Queryable,
+  drafts: readonly Draft[],
+  retry: boolean,
+): Promise<readonly PayAnswer[]> {
   const requests = drafts.map(({ request }) => request);
+  const claiming = claimKeys(tx, requests);
+  const locking = retry ? withoutTwins(requests, await claiming) : requests;
   // In this order: the captures are read after the locks of their orders were had.
   const [claims, orders, captures] = await Promise.all([
-    claimKeys(tx, requests),
-    tx.query<LockedOrder>(lockOrders, [[...new Set(requests.map(({ orderId }) => orderId))]]),
+    claiming,
+    tx.query<LockedOrder>(lockOrders, [[...new Set(locking.map(({ orderId }) => orderId))]]),
     tx.query<Capture>(readCaptures, [
       requests.map(({ provider }) => provider),
       requests.map(({ providerPaymentId }) => providerPaymentId),

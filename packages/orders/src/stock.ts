@@ -1,4 +1,4 @@
-import { queryable, sqlState, type Database, type Queryable, type Statement } from '@lapse/runtime';
+import { sqlState, transaction, type Database, type Queryable, type Statement } from '@lapse/runtime';
 
 /** What there is of a SKU. */
 export interface Stock {
@@ -53,7 +53,7 @@ const outOfRange = '22003';
 
 async function change(db: Database, statement: Statement, values: readonly unknown[]): Promise<StockAnswer> {
   try {
-    const [stock] = await queryable(db).query<Stock>(statement, values);
+    const [stock] = await transaction(db, (tx) => tx.query<Stock>(statement, values));
     return stock === undefined ? { outcome: 'sku_not_found' } : { outcome: 'changed', stock };
   } catch (error) {
     if (sqlState(error) === outOfRange) return { outcome: 'out_of_range' };

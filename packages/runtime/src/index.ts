@@ -6,6 +6,7 @@ export { Counter, createMetrics, Gauge, Histogram, type Metrics } from './metric
 export { databaseProblem, databaseService, migrate } from './migrations.ts';
 export {
   DatabaseUnavailable,
+  LockTimeout,
   openDatabase,
   queryable,
   sqlState,

@@ -21,9 +21,17 @@ export interface Queryable {
 export class DatabaseUnavailable extends Error {
   readonly code = 'unavailable';
 
-  constructor(cause: unknown) {
-    super('PostgreSQL cannot be reached', { cause });
+  constructor(cause: unknown, message = 'PostgreSQL cannot be reached') {
+    super(message, { cause });
     this.name = 'DatabaseUnavailable';
+  }
+}
+
+/** Somebody held what a transaction needs for longer than it waits. It was rolled back, its connection is well. */
+export class LockTimeout extends DatabaseUnavailable {
+  constructor(cause: unknown) {
+    super(cause, 'PostgreSQL holds this for somebody else');
+    this.name = 'LockTimeout';
   }
 }
 
@@ -38,10 +46,19 @@ const unavailableClasses = new Set(['08', '53', '57', '58']);
 function translate(error: unknown): unknown {
   const state = sqlState(error);
   if (state !== undefined && lostStatements.has(state)) return new PoolerLosesStatements(error);
-  return state === undefined || unavailableClasses.has(state.slice(0, 2))
+  if (state === lockNotAvailable) return new LockTimeout(error);
+  return state === undefined || state === readOnly || unavailableClasses.has(state.slice(0, 2))
     ? new DatabaseUnavailable(error)
     : error;
 }
+
+const lockNotAvailable = '55P03';
+
+/** Said by a server that became a standby: the next connection may find the new primary. */
+const readOnly = '25006';
+
+/** Said to what follows a failed statement in its transaction: never why it failed. */
+const transactionFailed = '25P02';
 
 /** A prepared statement does not exist, or exists already. */
 const lostStatements = new Set(['26000', '42P05']);
@@ -62,14 +79,23 @@ export class PoolerLosesStatements extends OperatorError {
 const types = new pg.TypeOverrides();
 types.setTypeParser(pg.types.builtins.INT8, Number);
 
+/** How long the client waits for a statement, ms, and then gives its connection up. */
+const queryTimeoutMs = 10_000;
+
 /**
- * A process that was stopped, or cut off, in the middle of a transaction must not keep its row locks: until then
- * checkouts and expiry wait for its orders and SKUs. With 10 s they were 7.5 s late, with 2 s 2.2 s.
+ * Nothing of a transaction that we gave up may stay behind in the server:
  *
- * Set by each transaction for itself, in the message that begins it: as a parameter of the connection, PgBouncer
- * would refuse it. It costs a transaction 2 µs.
+ * - A process that was stopped, or cut off, in the middle of it must not keep its row locks: until then checkouts and
+ *   expiry wait for its orders and SKUs. With 10 s they were 7.5 s late, with 2 s 2.2 s.
+ * - A statement must not wait on for a lock when its client has left: such backends queue up, and keep what they have,
+ *   the freeze lock for one. So the server gives up before the client does.
+ *
+ * Set by each transaction for itself, in the message that begins it: as parameters of the connection, PgBouncer would
+ * refuse them. They cost a transaction 2 µs each.
  */
-const begin = 'begin; set local idle_in_transaction_session_timeout = 2000';
+const begin = (lockTimeoutMs: number): string =>
+  'begin; set local idle_in_transaction_session_timeout = 2000; ' +
+  `set local statement_timeout = ${queryTimeoutMs - 1000}; set local lock_timeout = ${lockTimeoutMs}`;
 
 /** A pool that knows whether it may leave prepared statements in its sessions. */
 class Pool extends pg.Pool {
@@ -105,7 +131,7 @@ export function openDatabase(options: { url: string; app: string; log: Log; max?
     pipeline: true,
     keepAlive: true,
     connectionTimeoutMillis: 3000,
-    query_timeout: 10_000,
+    query_timeout: queryTimeoutMs,
     prepares: new URL(url).searchParams.get('prepare') !== 'off',
   });
   database.on('error', (error) => log.warn({ err: error }, 'idle database connection was lost'));
@@ -154,17 +180,19 @@ const serializationFailure = '40001';
  * Runs `work` in a transaction, READ COMMITTED. A deadlock or serialization failure is tried again, from the start.
  *
  * @param options.attempts tries in all. Default 3
+ * @param options.lockTimeoutMs how long it waits for a lock, ms, below 9,000. Default 2,000
  * @throws DatabaseUnavailable when the connection is lost: the transaction may or may not be committed
+ * @throws LockTimeout when somebody held a row, or an advisory lock, for too long: nothing was committed
  */
 export async function transaction<Result>(
   database: Database,
   work: (tx: Queryable) => Promise<Result>,
-  options: { attempts?: number } = {},
+  options: { attempts?: number; lockTimeoutMs?: number } = {},
 ): Promise<Result> {
-  const { attempts = 3 } = options;
+  const { attempts = 3, lockTimeoutMs = 2000 } = options;
   for (let attempt = 1; ; attempt += 1) {
     try {
-      return await transactionOnce(database, work);
+      return await transactionOnce(database, work, lockTimeoutMs);
     } catch (error) {
       const state = sqlState(error);
       if ((state !== deadlockDetected && state !== serializationFailure) || attempt === attempts) throw error;
@@ -175,19 +203,24 @@ export async function transaction<Result>(
 async function transactionOnce<Result>(
   database: Database,
   work: (tx: Queryable) => Promise<Result>,
+  lockTimeoutMs: number,
 ): Promise<Result> {
   const client = await database.connect().catch((error: unknown) => {
     throw translate(error);
   });
   let lost = false;
+  let cause: Error | undefined;
   const run = async <Row>(statement: string | Statement, values: readonly unknown[]): Promise<Row[]> => {
     try {
       const config =
         typeof statement === 'string' ? { text: statement } : queryOf(database, statement, values);
       return (await client.query<Row & pg.QueryResultRow>(config)).rows;
     } catch (error) {
+      // Of statements sent together the later ones fail only because an earlier one did.
+      if (sqlState(error) === transactionFailed && cause !== undefined) throw cause;
       const translated = translate(error);
-      lost ||= translated instanceof DatabaseUnavailable;
+      if (translated instanceof Error) cause ??= translated;
+      lost ||= translated instanceof DatabaseUnavailable && !(translated instanceof LockTimeout);
       throw translated;
     }
   };
@@ -197,7 +230,7 @@ async function transactionOnce<Result>(
   };
   client.on('error', onError);
   try {
-    const begun = run(begin, []);
+    const begun = run(begin(lockTimeoutMs), []);
     begun.catch(() => undefined);
     const result = await work({ query: (statement, values = []) => run(statement, values) });
     await begun;

@@ -68,14 +68,15 @@ export function orderRoutes({ orders, deadlines }: { orders: Orders; deadlines: 
       case 'idempotency_key_reused':
       case 'idempotency_in_progress':
         throw idempotencyProblem(answer.outcome);
+      case 'order_not_found':
+        throw orderNotFound(answer.orderId);
     }
   });
 
   router.get('/v1/orders', async (request, response) => {
     const { cursor, limit, ...filter } = parse(listQuery, request.query);
     const page = await orders.list({ ...filter, before: cursor, limit });
-    const nextCursor = page.length === limit ? (page.at(-1)?.id ?? null) : null;
-    response.json({ data: page.map(presentOrder), nextCursor });
+    response.json({ data: page.orders.map(presentOrder), nextCursor: page.before });
   });
 
   router.get('/v1/orders/:id', async (request, response) => {

@@ -37,22 +37,25 @@ export function orderPages(options: {
       return;
     }
     const reference = q === '' ? undefined : q;
-    // One more than a page, to know whether there is another.
-    const found = isStorable(q) ? await orders.list({ reference, status, before, limit: pageSize + 1 }) : [];
-    const page = found.slice(0, pageSize);
-    const older = new URLSearchParams({
-      ...(reference === undefined ? {} : { q: reference }),
-      ...(status === undefined ? {} : { status }),
-      before: page.at(-1)?.id ?? '',
-    });
+    const page = isStorable(q)
+      ? await orders.list({ reference, status, before, limit: pageSize })
+      : { orders: [], before: null };
+    const older =
+      page.before === null
+        ? undefined
+        : new URLSearchParams({
+            ...(reference === undefined ? {} : { q: reference }),
+            ...(status === undefined ? {} : { status }),
+            before: page.before,
+          });
     response.send(
       views.render('orders', {
         q,
         status,
         statuses: statuses.map((value) => ({ value, name: words(value) })),
-        orders: page.map(orderLine),
+        orders: page.orders.map(orderLine),
         isFirst: before === undefined,
-        olderUrl: found.length > pageSize ? `/orders?${older.toString()}` : undefined,
+        olderUrl: older && `/orders?${older.toString()}`,
       }),
     );
   });

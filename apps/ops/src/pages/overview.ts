@@ -31,7 +31,7 @@ export function overviewPage(options: {
       deadlines.depths(partitions).catch(() => undefined),
     ]);
     const { overdueCount } = backlog;
-    const armedCount = depths?.values().reduce((sum, { delayed }) => sum + delayed, 0);
+    const delayedCount = depths?.values().reduce((sum, { delayed }) => sum + delayed, 0);
     response.send(
       views.render('overview', {
         now: new Date(),
@@ -40,7 +40,7 @@ export function overviewPage(options: {
         oldestOverdue: duration(backlog.oldestOverdueMs),
         freeze: freeze && freezeBanner(freeze),
         brake: brake && brakeBanner(brake),
-        armed: armedCount === undefined ? undefined : count(armedCount),
+        delayed: delayedCount === undefined ? undefined : count(delayedCount),
         states,
         partitions: partitions.map((partition) => ({
           partition,
@@ -55,7 +55,7 @@ export function overviewPage(options: {
           }),
         })),
         isRedisReachable: depths !== undefined,
-        newest: newest.map(orderLine),
+        newest: newest.orders.map(orderLine),
       }),
     );
   });

@@ -205,7 +205,7 @@ interface TimerRow {
 }
 
 async function readFacts({ database, orders, names }: Stage): Promise<Facts> {
-  const [list, stock, work, freezes, payments, events, timers] = await Promise.all([
+  const [{ orders: list }, stock, work, freezes, payments, events, timers] = await Promise.all([
     orders.list({ limit: 1000 }),
     orders.listStock({ after: '', limit: 1000 }),
     orders.workList({ limit: 1000 }),

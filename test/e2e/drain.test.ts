@@ -215,6 +215,29 @@ describe('an api that is told to stop', () => {
     }
   });
 
+  test('does not wait for strangers that send a part of a head, or of a body, and no more', async () => {
+    const fleet = await startFleet({ workerCount: 0 });
+    try {
+      const [api] = fleet.apis;
+      if (api === undefined) throw new Error('there is no api');
+      const half = await open(api, 'GET /healthz HTTP/1.1\r\nHost: lapse\r\n\r\n');
+      await waitFor(() => half.received().includes('"ok"'), { what: 'the first answer' });
+      half.socket.write('GET /healthz HTTP/1.1\r\nHos');
+      const stalled = await open(api, `${head(100)}{`);
+      await fleet.client.orders();
+      const closed = [half, stalled].map(({ socket }) => once(socket, 'close'));
+      const toldAt = performance.now();
+      api.kill('SIGTERM');
+      await Promise.all(closed);
+      expect(await api.exited).toEqual({ code: 0, signal: null });
+      expect(performance.now() - toldAt).toBeLessThan(15_000);
+      expect(stalled.received()).toBe('');
+      await fleet.expectInvariants();
+    } finally {
+      await fleet.stop();
+    }
+  });
+
   test('ends at once when it is told twice', async () => {
     const fleet = await startFleet({ workerCount: 0 });
     try {

@@ -41,7 +41,9 @@ export function healthHandler(
     '/metrics': async () => ({ status: 200, type: metrics.contentType, body: await metrics.metrics() }),
   };
   return (request, response, next) => {
-    const page = request.method === 'GET' ? pages[request.url?.split('?', 1)[0] ?? ''] : undefined;
+    // Node leaves out the body of an answer to HEAD by itself.
+    const isRead = request.method === 'GET' || request.method === 'HEAD';
+    const page = isRead ? pages[request.url?.split('?', 1)[0] ?? ''] : undefined;
     if (page === undefined) {
       next();
       return;
@@ -49,7 +51,10 @@ export function healthHandler(
     void page()
       .catch((error: unknown): Page => ({ status: 500, type: 'text/plain', body: `${String(error)}\n` }))
       .then(({ status, type, body }) => {
-        response.writeHead(status, { 'Content-Type': type, 'Cache-Control': 'no-store' }).end(body);
+        const length = Buffer.byteLength(body);
+        response
+          .writeHead(status, { 'Content-Type': type, 'Content-Length': length, 'Cache-Control': 'no-store' })
+          .end(body);
       });
   };
 }

@@ -44,13 +44,24 @@ const portOf = (server: Server) => (server.address() as AddressInfo).port;
 /** Sends a request; with an agent on its connection. */
 async function ask(
   port: number,
-  options: { agent?: Agent } = {},
+  options: { agent?: Agent; path?: string } = {},
 ): Promise<{ status: number | undefined; body: string; connection: string | undefined }> {
   const request = get({ port, host: '127.0.0.1', ...options });
   const [response]: IncomingMessage[] = await once(request, 'response');
   if (response === undefined) throw new Error('there is no answer');
   const { statusCode: status, headers } = response;
   return { status, body: await text(response), connection: headers.connection };
+}
+
+/** Opens a connection and sends a piece of a request. */
+async function send(port: number, piece: string): Promise<Socket> {
+  const socket = connect(port, '127.0.0.1');
+  // A connection that the server destroys may be reset.
+  socket.on('error', () => undefined);
+  cleanups.push(() => socket.destroy());
+  await once(socket, 'connect');
+  socket.write(piece);
+  return socket;
 }
 
 /** An agent that keeps one connection. */
@@ -187,6 +198,58 @@ describe('stopping', () => {
     idle.resume();
     await service.stop();
     await expect(closed).resolves.toEqual([false]);
+  });
+
+  test('does not wait for a kept-alive connection that sends a part of a head and no more', async () => {
+    const service = aService();
+    await service.start();
+    const socket = await send(service.port, 'GET / HTTP/1.1\r\nHost: lapse\r\n\r\n');
+    await once(socket, 'data');
+    socket.write('GET / HTTP/1.1\r\nHos');
+    // An answered request shows that the server has read the part, too.
+    await ask(service.port);
+    const closed = once(socket, 'close');
+    await service.stop();
+    await expect(closed).resolves.toHaveLength(1);
+  });
+
+  test('gives clients some seconds to send their bodies and to take their answers, handlers the time they need', async () => {
+    const { handler, release, arrival } = held();
+    const megabytes = Buffer.alloc(50_000_000);
+    const service = aService({
+      handler(request, response) {
+        if (request.url === '/held') handler(request, response);
+        else if (request.url === '/large') response.end(megabytes);
+        else
+          void text(request).then(
+            (body) => response.end(body),
+            () => undefined,
+          );
+      },
+    });
+    await service.start();
+    const halfBody = 'POST / HTTP/1.1\r\nHost: lapse\r\nContent-Length: 10\r\n\r\nhalf ';
+    const stalled = await send(service.port, halfBody);
+    const slow = await send(service.port, halfBody);
+    const unread = await send(service.port, 'GET /large HTTP/1.1\r\nHost: lapse\r\n\r\n');
+    unread.pause();
+    const arrived = arrival();
+    const worked = ask(service.port, { path: '/held' });
+    await arrived;
+
+    const stopped = service.stop();
+    const givenUp = once(stalled, 'close');
+    slow.write('body!');
+    const [answer]: Buffer[] = await once(slow, 'data');
+    expect(answer?.toString()).toMatch(/^HTTP\/1\.1 200 OK\r\n[^]*half body!$/);
+    expect(stalled.destroyed).toBe(false);
+    await givenUp;
+    unread.resume();
+    await once(unread, 'close');
+    expect(unread.bytesRead).toBeLessThan(megabytes.length);
+    release();
+    expect(await worked).toMatchObject({ status: 200, body: 'late' });
+    await stopped;
   });
 
   test('ends a connection whose answer was begun before the stop and ends after it', async () => {

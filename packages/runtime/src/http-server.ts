@@ -8,6 +8,12 @@ import type { Service } from './service.ts';
 /** How long kept-alive connections may still bring requests after the listener closed, ms. */
 const lastRequestsMs = 500;
 
+/**
+ * How long a client may then take for its part of a request, ms: to send the rest of a body, to read an answer. Well
+ * below the 30 s a process has to stop, and the 10 s that Docker gives it.
+ */
+const slowClientMs = 4000;
+
 /** Most ports tried after a taken one. */
 const nextPortCount = 100;
 
@@ -20,7 +26,8 @@ export interface HttpService extends Service {
 
 /**
  * Serves HTTP until it is stopped, without dropping a request it accepted: on stop it closes the listener, answers
- * what is under way and what kept-alive connections still send with `Connection: close`, then closes idle ones.
+ * what is under way and what kept-alive connections still send with `Connection: close`, then closes those without a
+ * request. A handler has the time it needs, a client that does not send its body or read its answer has not.
  *
  * @param options.setting name of the port's setting, for the error of a taken port
  * @param options.tryNextPorts whether a taken port moves on to the next free one
@@ -37,18 +44,16 @@ export function httpService(options: {
   const { name, handler, host, log } = options;
   let draining = false;
   const underWay = new Set<ServerResponse>();
-  /** Connections without a request so far. To Node they are busy, closeIdleConnections spares them. */
-  const silent = new Set<Socket>();
+  const sockets = new Set<Socket>();
   const server = createServer((request, response) => {
-    silent.delete(request.socket);
     underWay.add(response);
     response.once('close', () => underWay.delete(response));
     if (draining) closeAfter(response);
     handler(request, response);
   });
   server.on('connection', (socket) => {
-    silent.add(socket);
-    socket.once('close', () => silent.delete(socket));
+    sockets.add(socket);
+    socket.once('close', () => sockets.delete(socket));
   });
   // Longer than the idle time-out of common load balancers (60 s), so that it is they who close a connection.
   server.keepAliveTimeout = 65_000;
@@ -74,20 +79,34 @@ export function httpService(options: {
       const closed = new Promise<void>((resolve) => server.once('close', resolve));
       // http.Server.close would cut idle kept-alive connections, on which a request may be under way to us.
       NetServer.prototype.close.call(server);
-      await Promise.race([closed, delay(lastRequestsMs)]);
-      // Timers come before sockets in a turn of the event loop: what was sent while this process was busy is read first.
-      await nextTurn();
-      server.closeIdleConnections();
-      for (const socket of silent) socket.destroy();
+      let wereWaiting = new Set<ServerResponse>();
+      for (let pauseMs = lastRequestsMs; sockets.size > 0; pauseMs = slowClientMs) {
+        await Promise.race([closed, delay(pauseMs, undefined, { ref: false })]);
+        // Timers come before sockets in a turn of the event loop: what was sent while this process was busy is read first.
+        await nextTurn();
+        const waiting = new Set([...underWay].filter(waitsForClient));
+        const awaited = [...underWay].filter(
+          (response) => !waiting.has(response) || !wereWaiting.has(response),
+        );
+        const kept = new Set(awaited.map(({ req }) => req.socket));
+        // Not closeIdleConnections: to Node a connection is busy that never sent anything, or a part of a head.
+        for (const socket of sockets) if (!kept.has(socket)) socket.destroy();
+        wereWaiting = waiting;
+      }
       await closed;
     },
   };
 }
 
+/** Whether a request waits for its client, who does not send the body or take the answer, and not for its handler. */
+function waitsForClient({ req, writableEnded, writableNeedDrain }: ServerResponse): boolean {
+  return !req.complete || writableEnded || writableNeedDrain;
+}
+
 /** Ends the connection behind an answer, and says so in its head where that is still to be written. */
 function closeAfter(response: ServerResponse): void {
-  const { socket } = response;
-  if (response.headersSent) response.once('finish', () => socket?.end());
+  // Not only its own half, as `end` would: a client that does not close the other one would keep the connection.
+  if (response.headersSent) response.once('finish', () => response.req.socket.destroySoon());
   else response.setHeader('Connection', 'close');
 }
 

@@ -1,3 +1,4 @@
+import { readFile } from 'node:fs/promises';
 import { describe, expect, test } from 'vitest';
 import { loadSettings, SettingsError, type SettingName } from './settings.ts';
 
@@ -109,7 +110,8 @@ test('the error says all of it in its message, a line for each problem, and has 
   );
 });
 
-test('an empty variable counts as absent', () => {
+test('an empty or blank variable counts as absent', () => {
+  expect(loadSettings(['brakeOrders'], { LAPSE_BRAKE_ORDERS: ' ' })).toEqual({ brakeOrders: 1000 });
   expect(loadSettings(['apiPort', 'host'], { LAPSE_API_PORT: '', LAPSE_HOST: '' })).toEqual({
     apiPort: 3000,
     host: '0.0.0.0',
@@ -124,12 +126,47 @@ test('an unknown variable of ours is a problem, those of others are not', () => 
   expect(problemsOf([], { PATH: '/bin', MY_LAPSE_THING: '1', LAPSE_API_KEY: 'x' })).toEqual([]);
 });
 
+test('every optional line of .env.example is a setting as it stands, once its # is gone', async () => {
+  const lines = (await readFile(new URL('../../../.env.example', import.meta.url), 'utf8')).split('\n');
+  const optional = lines.flatMap((line) => {
+    const [, variable, value] = /^# ?([A-Z_]+)=(.*)$/.exec(line) ?? [];
+    return variable === undefined || value === undefined ? [] : [{ variable, value }];
+  });
+  expect(optional.map(({ variable }) => variable)).toContain('LAPSE_PARTITIONS');
+  for (const { value } of optional) expect(value).toMatch(/^\S+$/);
+  const ours = optional.filter(({ variable }) => variable.startsWith('LAPSE_'));
+  const names: readonly SettingName[] = [
+    'apiPort',
+    'opsPort',
+    'opsUser',
+    'partitionCount',
+    'brakeOrders',
+    'brakeShare',
+    'retentionDays',
+    'trustProxy',
+    'logLevel',
+  ];
+  const env = Object.fromEntries(ours.map(({ variable, value }) => [variable, value]));
+  expect(loadSettings(names, env)).toEqual(loadSettings(names, {}));
+});
+
 describe('bounds:', () => {
   test.each<[string, SettingName, readonly string[], readonly string[]]>([
     ['LAPSE_API_PORT', 'apiPort', ['0', '65535'], ['-1', '65536', '80.5']],
     ['LAPSE_PARTITIONS', 'partitionCount', ['1', '64'], ['0', '65', 'many']],
     ['LAPSE_TRUST_PROXY', 'trustProxy', ['0', '10'], ['-1', '11', 'true']],
-    ['LAPSE_API_KEY', 'apiKey', ['x'.repeat(16)], ['x'.repeat(15)]],
+    [
+      'LAPSE_API_KEY',
+      'apiKey',
+      ['x'.repeat(16), '!"#$%&()*+,-./:;<=>?@[]^_`{|}~'],
+      [
+        'x'.repeat(15),
+        'a key with spaces',
+        ' a-key-in-spaces ',
+        'a-key-with-a\ttab',
+        'der-schlüssel-ist-schön',
+      ],
+    ],
     ['LAPSE_OPS_PASSWORD', 'opsPassword', ['x'.repeat(8)], ['x'.repeat(7)]],
     ['LAPSE_SESSION_SECRET', 'sessionSecret', ['x'.repeat(32)], ['x'.repeat(31)]],
     ['LAPSE_LOG_LEVEL', 'logLevel', ['trace', 'silent'], ['INFO']],

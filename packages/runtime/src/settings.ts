@@ -45,10 +45,16 @@ const catalog = {
   workerPort: { variable: 'LAPSE_WORKER_PORT', schema: port(3002) },
   /** Address the servers listen on. Default: every address. */
   host: { variable: 'LAPSE_HOST', schema: z.string().min(1).default('0.0.0.0') },
-  /** The bootstrap API key, at least 16 characters. No default. */
+  /**
+   * The bootstrap API key, at least 16 characters of ASCII that can be seen: another one could not be sent in a header,
+   * or would arrive as two. No default.
+   */
   apiKey: {
     variable: 'LAPSE_API_KEY',
-    schema: z.string('is required').min(16, 'must have at least 16 characters'),
+    schema: z
+      .string('is required')
+      .min(16, 'must have at least 16 characters')
+      .regex(/^[\x21-\x7e]+$/, 'must be printable ASCII without spaces'),
   },
   /** User name of the ops login. Default `ops`. */
   opsUser: { variable: 'LAPSE_OPS_USER', schema: z.string().min(1).default('ops') },
@@ -121,7 +127,8 @@ export class SettingsError extends OperatorError {
 }
 
 /**
- * Reads and checks the named settings. An empty variable counts as absent.
+ * Reads and checks the named settings. An empty variable counts as absent, and so does a blank one: as a number it would
+ * be 0, which for some settings means "never".
  *
  * @param names the settings this process needs
  * @param env the environment; the process's own by default
@@ -135,7 +142,7 @@ export function loadSettings<Name extends SettingName>(
   const values: Record<string, unknown> = {};
   for (const name of names) {
     const { variable, schema } = catalog[name];
-    const parsed = schema.safeParse(env[variable] === '' ? undefined : env[variable]);
+    const parsed = schema.safeParse(isBlank(env[variable]) ? undefined : env[variable]);
     if (parsed.success) values[name] = parsed.data;
     else problems.push(`${variable} ${parsed.error.issues.map(({ message }) => message).join(', ')}`);
   }
@@ -154,9 +161,13 @@ export function givenSettings<Name extends SettingName>(
   env: Readonly<Record<string, string | undefined>> = process.env,
 ): Partial<Settings<Name>> {
   return loadSettings(
-    names.filter((name) => (env[catalog[name].variable] ?? '') !== ''),
+    names.filter((name) => !isBlank(env[catalog[name].variable])),
     env,
   );
+}
+
+function isBlank(value: string | undefined): boolean {
+  return value === undefined || value.trim() === '';
 }
 
 function unknownVariables(env: Readonly<Record<string, string | undefined>>): string[] {

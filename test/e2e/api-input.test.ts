@@ -329,6 +329,10 @@ describe('a checkout', () => {
     invalid('with a currency in small letters', place({ currency: 'eur' }), 'currency'),
     invalid('with an unknown currency', place({ currency: 'XQX' }), 'currency'),
     invalid('with a number as currency', place({ currency: 978 }), 'currency'),
+    ...['ANG', 'BGN', 'CUC', 'HRK', 'SLL', 'ZWL'].map((currency) =>
+      invalid(`with a currency that was withdrawn, ${currency}`, place({ currency }), 'currency'),
+    ),
+    invalid('with gold, which has no minor unit', place({ currency: 'XAU' }), 'currency'),
     invalid('without items', place({ items: undefined }), 'items'),
     invalid('with no item', place({ items: [] }), 'items'),
     invalid('with an object as items', place({ items: {} }), 'items'),
@@ -441,6 +445,10 @@ describe('a checkout', () => {
       'Idempotency-Key',
     ),
   ]);
+
+  test.each(['USD', 'JPY', 'SLE', 'VED', 'XCG', 'ZWG'])('in %s is taken', async (currency) => {
+    expect(await send(place({ currency }))).toMatchObject({ status: 201, json: { currency } });
+  });
 
   test('every problem is named at once', async () => {
     const { json } = await send(
@@ -591,9 +599,9 @@ describe('stock', () => {
     ['changed to less than is held', adjust({ by: -99 }), 409, 'stock_below_held'],
     ['changed to less than nothing', adjust({ by: -6 }, 'poster'), 409, 'stock_below_held'],
     invalid('changed to more than 2^53 - 1', adjust({ by: Number.MAX_SAFE_INTEGER }), 'by'),
-    ['that is unknown cannot be changed', adjust({ by: 1 }, 'unheard-of'), 404, 'sku_not_found'],
+    ['that is unknown cannot be changed', adjust({ by: 1 }, 'unheard-of'), 404, 'not_found'],
     invalid('that nobody counts cannot be changed', adjust({ by: 1 }, 'uncounted'), 'by'),
-    ['that is unknown cannot be read', get('/v1/stock/unheard-of'), 404, 'sku_not_found'],
+    ['that is unknown cannot be read', get('/v1/stock/unheard-of'), 404, 'not_found'],
     invalid('of a SKU with NUL cannot be read', get('/v1/stock/%00'), 'sku'),
   ]);
 });
@@ -813,17 +821,20 @@ describe('the contract', () => {
 
   test('of metadata with keys that mean something to JavaScript: kept, and nothing is polluted', async () => {
     const metadata =
-      '{"constructor":{"prototype":{"polluted":1}},"toString":1,"in":{"__proto__":{"polluted":1}}}';
+      '{"constructor":{"prototype":{"polluted":1}},"toString":1,"in":{"__proto__":{"polluted":1}},"__proto__":{"top":1}}';
     const { status, text, json } = await send(
       placeRaw(`{"currency":"EUR","items":[${JSON.stringify(mug)}],"metadata":${metadata}}`),
     );
     expect(status).toBe(201);
     expect(json.metadata.constructor).toEqual({ prototype: { polluted: 1 } });
     expect(text).toContain('"__proto__":{"polluted":1}');
+    expect(text).toContain('"__proto__":{"top":1}');
+    expect((await send(get(`/v1/orders/${json.id}`))).text).toContain('"__proto__":{"top":1}');
     const { rows } = await fleet.database.query('select metadata::text from orders where id = $1', [json.id]);
     expect(rows[0]).toEqual({ metadata: expect.stringContaining('"__proto__": {"polluted": 1}') });
+    expect(rows[0]).toEqual({ metadata: expect.stringContaining('"__proto__": {"top": 1}') });
     const { text: next } = await send(place({}));
-    expect(next).not.toContain('polluted');
+    expect(next).not.toMatch(/polluted|top/);
   });
 
   test('of a list of orders: every key, newest first, page by page', async () => {
@@ -988,5 +999,12 @@ describe('the contract', () => {
       /lapse_http_request_duration_seconds_count\{method="POST",route="\/v1\/orders\/:id\/payments",status="200"\} \d/,
     );
     for (const answer of [healthy, ready, metrics]) expect(answer?.headers['cache-control']).toBe('no-store');
+  });
+
+  test.each(['/healthz', '/readyz'])('of HEAD %s: as of GET, without the body', async (path) => {
+    const [read, head] = [await send(get(path)), await send({ method: 'HEAD', path })];
+    const { date: _, ...headers } = read.headers;
+    expect(head).toMatchObject({ status: 200, headers, text: '' });
+    expect(headers['content-length']).toBe(String(read.text.length));
   });
 });

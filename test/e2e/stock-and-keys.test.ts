@@ -1,4 +1,4 @@
-import { createClient, LapseError } from '@lapse/client';
+import { createClient, LapseError, type Page, type PageQuery } from '@lapse/client';
 import { inParallel } from '@lapse/devstack';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 
@@ -64,3 +64,38 @@ test('a stock of 100 sells exactly 100 pieces to 1,000 buyers at two processes',
     available: 0,
   });
 });
+
+test('the client lists all stock, and all money that a person must decide about, page by page', async () => {
+  const { client } = fleet;
+  await client.setStock('lamp', 10);
+  const items = [{ sku: 'lamp', quantity: 1, unitAmount: 100 }];
+  const order = await client.checkout({ currency: 'EUR', items });
+  for (const providerPaymentId of ['less-1', 'less-2']) {
+    await client.pay(order.id, { provider: 'shop', providerPaymentId, amount: 1, currency: 'EUR' });
+  }
+  await client.cancel(order.id);
+
+  const stocks = await everyPage((query) => client.stocks(query));
+  const listed = await everyPage((query) => client.workList(query));
+  expect(stocks).toContainEqual(await client.stock('lamp'));
+  expect(stocks.map(({ sku }) => sku)).toEqual(stocks.map(({ sku }) => sku).toSorted());
+  expect(listed).toMatchObject(
+    ['less-1', 'less-2'].map((providerPaymentId) => ({
+      providerPaymentId,
+      orderId: order.id,
+      outcome: 'amount_mismatch',
+      verified: false,
+    })),
+  );
+});
+
+/** Reads a list to its end, one a page. */
+async function everyPage<Item>(list: (query: PageQuery) => Promise<Page<Item>>): Promise<Item[]> {
+  const seen: Item[] = [];
+  for (let cursor: string | undefined; ;) {
+    const page = await list(cursor === undefined ? { limit: 1 } : { limit: 1, cursor });
+    seen.push(...page.data);
+    if (page.nextCursor === null) return seen;
+    cursor = page.nextCursor;
+  }
+}

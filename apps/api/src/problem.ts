@@ -7,7 +7,6 @@ const codes = {
   unauthorized: [401, 'The API key is missing or wrong'],
   not_found: [404, 'There is nothing here'],
   order_not_found: [404, 'There is no such order'],
-  sku_not_found: [404, 'There is no such SKU'],
   order_already_paid: [409, 'The order is paid'],
   order_not_pending: [409, 'The order is not waiting for a payment'],
   out_of_stock: [409, 'There is not enough stock'],

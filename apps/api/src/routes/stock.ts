@@ -58,5 +58,5 @@ function changed(sku: string, field: 'onHand' | 'by', answer: StockAnswer): Stoc
 }
 
 function skuNotFound(sku: string): Problem {
-  return new Problem('sku_not_found', `${sku} is not known; set its stock with PUT /v1/stock/{sku}.`);
+  return new Problem('not_found', `There is no SKU ${sku}; set its stock with PUT /v1/stock/{sku}.`);
 }

@@ -1,13 +1,14 @@
 import { spawn, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
-import { chmod, mkdtemp, readdir, readFile, rm } from 'node:fs/promises';
+import { chmod, mkdir, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
 import { createClient, type LapseClient } from '@lapse/client';
-import { freePort, waitFor } from '@lapse/devstack';
-import { afterEach, describe, expect, test } from 'vitest';
+import { createTestDatabase, freePort, waitFor } from '@lapse/devstack';
+import { createLog, openDatabase, type Database } from '@lapse/runtime';
+import { afterEach, describe, expect, inject, test } from 'vitest';
 
 import { root } from '../root.ts';
 
@@ -67,6 +68,42 @@ async function stillRunning(family: readonly Process[]): Promise<Process[]> {
   );
 }
 
+/** The process of an app that `pid` started, once there is one that is not `former`. */
+function appOf(pid: number, app: 'api' | 'worker', former?: Process): Promise<Process> {
+  const find = async (): Promise<Process | undefined> => {
+    for (const one of await descendantsOf(pid)) {
+      const command = await readFile(`/proc/${one.pid}/cmdline`, 'utf8').catch(() => '');
+      if (one.pid !== former?.pid && command.includes(`apps/${app}/src/main.ts`)) return one;
+    }
+    return undefined;
+  };
+  return waitFor(find, { what: `an ${app}`, timeoutMs: 20_000 });
+}
+
+/** What a process was started with. */
+async function environmentOf({ pid }: Process): Promise<Record<string, string>> {
+  const entries = (await readFile(`/proc/${pid}/environ`, 'utf8')).split('\0');
+  return Object.fromEntries(
+    entries.map((entry): [string, string] => {
+      const [name = '', ...value] = entry.split('=');
+      return [name, value.join('=')];
+    }),
+  );
+}
+
+/** Runs `work` on a database of a server. */
+async function onDatabase<Result>(
+  url: string,
+  work: (database: Database) => Promise<Result>,
+): Promise<Result> {
+  const database = openDatabase({ url, app: 'test', log: createLog('test', 'error'), max: 1 });
+  try {
+    return await work(database);
+  } finally {
+    await database.end();
+  }
+}
+
 /** `start` or `demo`, run as a shell would: the leader of a process group of its own. */
 class Local {
   readonly #child: ChildProcess;
@@ -111,6 +148,8 @@ class Local {
   }
 }
 
+const freePorts = { LAPSE_API_PORT: '0', LAPSE_OPS_PORT: '0', LAPSE_WORKER_PORT: '0' };
+
 interface Running {
   readonly local: Local;
   readonly client: LapseClient;
@@ -120,13 +159,7 @@ interface Running {
 
 /** Runs `start` until it has said everything. */
 async function start(dataDir: string, env: Readonly<Record<string, string>> = {}): Promise<Running> {
-  const local = new Local('start', {
-    LAPSE_DATA_DIR: dataDir,
-    LAPSE_API_PORT: '0',
-    LAPSE_OPS_PORT: '0',
-    LAPSE_WORKER_PORT: '0',
-    ...env,
-  });
+  const local = new Local('start', { LAPSE_DATA_DIR: dataDir, ...freePorts, ...env });
   const hasEnded = local.exited.then(() => true);
   const isUp = await Promise.race([
     waitFor(() => local.output.includes('/timeline'), { what: '`start` to be up', timeoutMs: 60_000 }).then(
@@ -150,7 +183,7 @@ const buyMug = (client: LapseClient, paymentWindowMs: number) =>
 const gone = { what: 'every process to be gone', timeoutMs: 5000 };
 
 describe('start', () => {
-  test('runs the whole system; Ctrl-C ends all of it; starting again finds the same orders', async () => {
+  test('runs the whole system, once in a folder; Ctrl-C ends all of it, also what is just being started again; starting again finds the same orders', async () => {
     const dataDir = await dataFolder();
     const first = await start(dataDir);
     // The api, ops, two workers, PostgreSQL, Redis and the watchdog, at least.
@@ -158,9 +191,13 @@ describe('start', () => {
     expect((await fetch(`${first.opsUrl}/healthz`)).status).toBe(200);
     const lasting = await buyMug(first.client, 3_600_000);
     const due = await buyMug(first.client, 1000);
+    const another = new Local('start', { LAPSE_DATA_DIR: dataDir, ...freePorts });
     await waitFor(async () => (await first.client.order(due.id)).status === 'cancelled', {
       what: 'an order to lapse',
     });
+    expect(await another.exited).toEqual({ code: 1, signal: null });
+    expect(another.output).toContain('in use, perhaps by another `start`');
+    expect(another.output).not.toMatch(/^ +at /m);
     first.local.signalGroup('SIGINT');
     expect(await first.local.exited).toEqual({ code: 0, signal: null });
     expect(first.local.output).toContain(`The data stays in ${join(dataDir, 'start')}`);
@@ -177,9 +214,24 @@ describe('start', () => {
       firesAt: lasting.deadlineAt,
     });
     expect(await second.client.stock('mug')).toMatchObject({ onHand: 100, held: 1 });
+    const { pid } = second.local;
+    const api = await appOf(pid, 'api');
+    const { DATABASE_URL = '' } = await environmentOf(api);
+    process.kill(api.pid, 'SIGKILL');
+    await appOf(pid, 'api', api);
+    // Once it has reached PostgreSQL it becomes ready, whatever happens to that.
+    await onDatabase(DATABASE_URL, (database) =>
+      waitFor(
+        async () =>
+          (await database.query("select from pg_stat_activity where application_name = 'lapse-api'"))
+            .rowCount,
+        { what: 'the api to reach PostgreSQL' },
+      ),
+    );
+    const family = await descendantsOf(pid);
     second.local.signal('SIGINT');
     expect(await second.local.exited).toEqual({ code: 0, signal: null });
-    expect(await stillRunning(second.family)).toEqual([]);
+    await waitFor(async () => (await stillRunning(family)).length === 0, gone);
   }, 120_000);
 
   test('that is killed leaves nothing behind, and starts again as if nothing had been', async () => {
@@ -197,12 +249,7 @@ describe('start', () => {
   }, 120_000);
 
   test('that is interrupted while it starts ends all the same', async () => {
-    const local = new Local('start', {
-      LAPSE_DATA_DIR: await dataFolder(),
-      LAPSE_API_PORT: '0',
-      LAPSE_OPS_PORT: '0',
-      LAPSE_WORKER_PORT: '0',
-    });
+    const local = new Local('start', { LAPSE_DATA_DIR: await dataFolder(), ...freePorts });
     const family = await waitFor(
       async () => [await descendantsOf(local.pid)].find(({ length }) => length > 0 && local.output !== ''),
       { what: 'its first child', timeoutMs: 20_000 },
@@ -210,6 +257,41 @@ describe('start', () => {
     local.signalGroup('SIGINT');
     expect(await local.exited).toEqual({ code: 0, signal: null });
     expect(await stillRunning(family)).toEqual([]);
+  }, 60_000);
+
+  test('hands its settings on to the apps; where it cannot go on once they run, it ends them', async () => {
+    const own = await createTestDatabase({
+      adminUrl: inject('databaseUrl'),
+      template: inject('templateDatabase'),
+    });
+    try {
+      // The apps start, but what `start` then asks the api for fails.
+      await onDatabase(own.url, (database) => database.query('alter table stock rename to lost'));
+      const settings = {
+        LAPSE_PARTITIONS: '2',
+        LAPSE_BRAKE_ORDERS: '3',
+        LAPSE_BRAKE_SHARE: '0.4',
+        LAPSE_RETENTION_DAYS: '5',
+        LAPSE_TRUST_PROXY: '6',
+        LAPSE_HOST: 'localhost',
+      };
+      const local = new Local('start', {
+        LAPSE_DATA_DIR: await dataFolder(),
+        DATABASE_URL: own.url,
+        // More than this is printed; the apps are told to log what says that they are ready.
+        LAPSE_LOG_LEVEL: 'error',
+        ...freePorts,
+        ...settings,
+      });
+      const worker = await appOf(local.pid, 'worker');
+      expect(await environmentOf(worker)).toMatchObject({ ...settings, LAPSE_LOG_LEVEL: 'info' });
+      expect(await local.exited).toEqual({ code: 1, signal: null });
+      expect(local.output).toContain('LapseError');
+      expect(local.output).not.toContain('Lapse is running');
+      expect(await stillRunning([worker])).toEqual([]);
+    } finally {
+      await own.drop();
+    }
   }, 60_000);
 
   test.each(['LAPSE_API_PORT', 'LAPSE_OPS_PORT'])('says in a line that %s is taken', async (variable) => {
@@ -230,15 +312,40 @@ describe('start', () => {
     }
   });
 
-  test('says which settings are wrong', async () => {
-    const local = new Local('start', {
-      LAPSE_DATA_DIR: await dataFolder(),
+  test('says which settings are wrong, all at once', async () => {
+    const wrong = {
       LAPSE_API_PORT: 'x',
       LAPSE_API_KEY: 'short',
-    });
+      LAPSE_PARTITIONS: '0',
+      LAPSE_BRAKE_ORDERS: '-1',
+      LAPSE_BRAKE_SHARE: '1',
+      LAPSE_RETENTION_DAYS: '-1',
+      LAPSE_TRUST_PROXY: 'yes',
+      LAPSE_LOG_LEVEL: 'loud',
+    };
+    const local = new Local('start', { LAPSE_DATA_DIR: await dataFolder(), ...wrong });
     expect(await local.exited).toEqual({ code: 1, signal: null });
-    expect(local.output).toContain('LAPSE_API_PORT');
+    const named = [...local.output.matchAll(/^ {2}- (\S+)/gm)].map(([, variable]) => variable);
+    expect(new Set(named)).toEqual(new Set(Object.keys(wrong)));
     expect(local.output).not.toMatch(/^ +at /m);
+  });
+
+  test('says that the file of its secrets was cut off, and how to mend it', async () => {
+    const dataDir = await dataFolder();
+    const file = join(dataDir, 'start', 'secrets.json');
+    await mkdir(join(dataDir, 'start'));
+    await writeFile(file, '{\n  "apiKey": "lapse_');
+    const local = new Local('start', { LAPSE_DATA_DIR: dataDir, ...freePorts });
+    expect(await local.exited).toEqual({ code: 1, signal: null });
+    expect(local.output).toBe(`${file} is not what was written there. Remove it to draw new secrets.\n`);
+  });
+
+  test('says that its data folder is a file', async () => {
+    const file = join(await dataFolder(), 'file');
+    await writeFile(file, '');
+    const local = new Local('start', { LAPSE_DATA_DIR: file, ...freePorts });
+    expect(await local.exited).toEqual({ code: 1, signal: null });
+    expect(local.output).toMatch(/^.* cannot hold the data: ENOTDIR.*\. Set LAPSE_DATA_DIR to .*\n$/);
   });
 });
 
@@ -260,3 +367,32 @@ test('the demo ends by itself within a minute, every order as it should, every i
   expect(local.output).toContain('Every order ended as it should.');
   expect(local.output.match(/^✓/gm)?.length).toBeGreaterThan(15);
 }, 90_000);
+
+test('the demo uses a Redis of its own; interrupted, it leaves neither folder nor database behind', async () => {
+  const folder = await dataFolder();
+  const adminUrl = inject('databaseUrl');
+  const redisUrl = `redis://127.0.0.1:${await freePort()}`;
+  const local = new Local('demo', {
+    NO_COLOR: '1',
+    TMPDIR: folder,
+    DATABASE_URL: adminUrl,
+    REDIS_URL: redisUrl,
+  });
+  await waitFor(() => local.output.includes('✓'), { what: 'the first story to end', timeoutMs: 30_000 });
+  const family = await descendantsOf(local.pid);
+  const { DATABASE_URL = '', REDIS_URL } = await environmentOf(await appOf(local.pid, 'api'));
+  local.signalGroup('SIGINT');
+  expect(await local.exited).toEqual({ code: 130, signal: null });
+  await waitFor(async () => (await stillRunning(family)).length === 0, gone);
+
+  expect(REDIS_URL).not.toBe(redisUrl);
+  expect(local.output).toContain('REDIS_URL is not used');
+  expect(await readdir(folder)).toEqual([]);
+  const name = new URL(DATABASE_URL).pathname.slice(1);
+  expect(name).toMatch(/^test_/);
+  const { rows } = await onDatabase(adminUrl, (database) =>
+    database.query('select datname from pg_database where datname = $1', [name]),
+  );
+  expect(rows).toEqual([]);
+  expect(local.output).not.toMatch(/✗|^ +at /m);
+}, 60_000);

@@ -4,19 +4,36 @@ import { createTestDatabase } from '@lapse/devstack';
 import { createLog, givenSettings, openDatabase, runMain } from '@lapse/runtime';
 import { checkInvariants } from '@lapse/test';
 import { burst } from './burst.ts';
-import { drawSecrets, startStack } from './stack.ts';
+import { drawSecrets } from './secrets.ts';
+import { startStack, type Stack } from './stack.ts';
+import { stopSignal, type StopSignal } from './stop-signal.ts';
 import { playStories, type Story } from './stories.ts';
 
 /** `pnpm demo`: real servers and processes, real orders over HTTP, what became of each, and whether all is true. */
 await runMain(async () => {
-  say('Starting PostgreSQL, Redis, the api, two workers and ops …');
+  const stop = stopSignal();
   const { databaseUrl: adminUrl, redisUrl } = givenSettings(['databaseUrl', 'redisUrl']);
+  say('Starting PostgreSQL, Redis, the api, two workers and ops …');
+  // In the Redis of a real system the demo's workers would remove its jobs: no order of theirs stands behind them.
+  if (redisUrl !== undefined) say('REDIS_URL is not used: the demo starts a Redis of its own.');
   // On a server that holds real orders, the demo's stay apart from them.
   const ownDatabase = adminUrl === undefined ? undefined : await createTestDatabase({ adminUrl });
+  try {
+    await runDemo(ownDatabase?.url, stop);
+  } catch (error) {
+    // Ctrl-C also reaches `initdb`, which shares this process's group.
+    if (stop.exitCode === undefined) throw error;
+  } finally {
+    await ownDatabase?.drop();
+  }
+  // Stories that were cut short may still wait for something.
+  if (stop.exitCode !== undefined) process.exit(stop.exitCode);
+});
+
+async function runDemo(databaseUrl: string | undefined, stop: StopSignal): Promise<void> {
   const secrets = drawSecrets();
   const stack = await startStack({
-    databaseUrl: ownDatabase?.url,
-    redisUrl,
+    ...(databaseUrl === undefined ? {} : { databaseUrl }),
     apiPort: 0,
     opsPort: 0,
     workerPort: 0,
@@ -25,27 +42,33 @@ await runMain(async () => {
     say,
   });
   try {
-    const client = createClient({ baseUrl: stack.api.url, apiKey: secrets.apiKey });
-    const stories = await playStories(client, (story) => console.log(storyLine(story)));
-    const lateness = await burst(client, say);
-    const broken = await reportInvariants(stack.databaseUrl);
-    const wrong = stories.filter(({ asExpected }) => !asExpected).length + (lateness.asExpected ? 0 : 1);
-    if (wrong + broken > 0) {
-      console.log(
-        styleText(
-          'red',
-          `\n${wrong} stories ended otherwise than they should, ${broken} invariants are broken.`,
-        ),
-      );
-      process.exitCode = 1;
-    } else {
-      console.log(styleText('green', '\nEvery order ended as it should.'));
-    }
+    await Promise.race([stop.came, play(stack, secrets.apiKey, stop)]);
+    if (stop.exitCode !== undefined) say('\nStopping …');
   } finally {
     await stack.stop();
-    await ownDatabase?.drop();
   }
-});
+}
+
+async function play(stack: Stack, apiKey: string, stop: StopSignal): Promise<void> {
+  const client = createClient({ baseUrl: stack.apiUrl, apiKey });
+  const stories = await playStories(client, (story) => {
+    if (stop.exitCode === undefined) console.log(storyLine(story));
+  });
+  const lateness = await burst(client, say);
+  const broken = await reportInvariants(stack.databaseUrl);
+  const wrong = stories.filter(({ asExpected }) => !asExpected).length + (lateness.asExpected ? 0 : 1);
+  if (wrong + broken > 0) {
+    console.log(
+      styleText(
+        'red',
+        `\n${wrong} stories ended otherwise than they should, ${broken} invariants are broken.`,
+      ),
+    );
+    process.exitCode = 1;
+  } else {
+    console.log(styleText('green', '\nEvery order ended as it should.'));
+  }
+}
 
 function say(sentence: string): void {
   console.log(styleText('dim', sentence));

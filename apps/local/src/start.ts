@@ -1,58 +1,75 @@
 import { resolve } from 'node:path';
-import { createClient } from '@lapse/client';
+import { createClient, LapseError, type LapseClient } from '@lapse/client';
 import { isPortFree } from '@lapse/devstack';
 import { givenSettings, loadSettings, OperatorError, runMain } from '@lapse/runtime';
-import { keptSecrets, startStack, type Stack } from './stack.ts';
+import { keptSecrets } from './secrets.ts';
+import { startStack, type Stack } from './stack.ts';
+import { stopSignal } from './stop-signal.ts';
+
+/** With the defaults that they have everywhere. */
+const commonSettings = [
+  'dataDir',
+  'apiPort',
+  'opsPort',
+  'workerPort',
+  'partitionCount',
+  'brakeOrders',
+  'brakeShare',
+  'retentionDays',
+  'trustProxy',
+] as const;
+
+/** Where they are not given, this machine has its own: servers that are started, the loopback, warnings only. */
+const localSettings = ['databaseUrl', 'redisUrl', 'host', 'logLevel'] as const;
+
+/** Where they are not given, they are drawn. */
+const secretSettings = ['apiKey', 'opsUser', 'opsPassword', 'sessionSecret'] as const;
 
 /** `pnpm start`: the whole system on this machine, until Ctrl-C. Starting again finds the same orders. */
 await runMain(async () => {
-  const settings = loadSettings(['dataDir', 'apiPort', 'opsPort', 'workerPort']);
-  const given = givenSettings([
-    'databaseUrl',
-    'redisUrl',
-    'apiKey',
-    'opsUser',
-    'opsPassword',
-    'sessionSecret',
-  ]);
+  // In one go, so that every problem is named at once.
+  givenSettings([...commonSettings, ...localSettings, ...secretSettings]);
+  const settings = loadSettings(commonSettings);
   const dataDir = resolve(settings.dataDir, 'start');
-  const { databaseUrl, redisUrl, ...givenSecrets } = given;
-  const secrets = { ...(await keptSecrets(dataDir)), ...givenSecrets };
+  const secrets = { ...(await keptSecrets(dataDir)), ...givenSettings(secretSettings) };
   await demandFree(settings.apiPort, 'LAPSE_API_PORT');
   await demandFree(settings.opsPort, 'LAPSE_OPS_PORT');
 
-  let isStopAsked = false;
-  const stopAsked = new Promise<void>((asked) => {
-    const stop = (): void => {
-      isStopAsked = true;
-      asked();
-    };
-    process.once('SIGINT', stop).once('SIGTERM', stop);
-  });
+  const stop = stopSignal();
   console.log('Starting PostgreSQL, Redis, the api, two workers and ops …');
   const stack = await startStack({
-    ...settings,
+    ...givenSettings(localSettings),
     dataDir,
-    databaseUrl,
-    redisUrl,
+    apiPort: settings.apiPort,
+    opsPort: settings.opsPort,
+    workerPort: settings.workerPort,
     workerCount: 2,
     secrets,
+    settings: {
+      LAPSE_PARTITIONS: String(settings.partitionCount),
+      LAPSE_BRAKE_ORDERS: String(settings.brakeOrders),
+      LAPSE_BRAKE_SHARE: String(settings.brakeShare),
+      LAPSE_RETENTION_DAYS: String(settings.retentionDays),
+      LAPSE_TRUST_PROXY: String(settings.trustProxy),
+    },
     say: (sentence) => console.log(sentence),
   }).catch((error: unknown) => {
     // Ctrl-C also reaches `initdb`, which shares this process's group; what had started is stopped by now.
-    if (!isStopAsked) throw error;
+    if (stop.exitCode === undefined) throw error;
   });
   if (stack === undefined) {
     console.log('\nStopped before it was up.');
     return;
   }
-  await stockSamples(stack.api.url, secrets.apiKey);
-  console.log(welcome(stack, secrets));
-
-  await stopAsked;
-  console.log('\nStopping …');
-  process.once('SIGINT', () => process.exit(1));
-  await stack.stop();
+  try {
+    await stockSamples(stack.apiUrl, secrets.apiKey);
+    console.log(welcome(stack, secrets));
+    await stop.came;
+    console.log('\nStopping …');
+    process.once('SIGINT', () => process.exit(1));
+  } finally {
+    await stack.stop();
+  }
   console.log(`Stopped. The data stays in ${dataDir}.`);
 });
 
@@ -71,8 +88,18 @@ async function stockSamples(baseUrl: string, apiKey: string): Promise<void> {
     ['poster', 25],
     ['gift-card', null],
   ] as const) {
-    const known = await client.stock(sku).catch(() => undefined);
-    if (known === undefined) await client.setStock(sku, onHand);
+    if (!(await isKnown(client, sku))) await client.setStock(sku, onHand);
+  }
+}
+
+/** @throws whatever the api answers but that it does not know the SKU: stock that is there is not to be set again */
+async function isKnown(client: LapseClient, sku: string): Promise<boolean> {
+  try {
+    await client.stock(sku);
+    return true;
+  } catch (error) {
+    if (error instanceof LapseError && error.status === 404) return false;
+    throw error;
   }
 }
 
@@ -80,8 +107,8 @@ function welcome(
   stack: Stack,
   { apiKey, opsUser, opsPassword }: { apiKey: string; opsUser: string; opsPassword: string },
 ): string {
-  const api = stack.api.url;
-  const ops = stack.ops.url;
+  const api = stack.apiUrl;
+  const ops = stack.opsUrl;
   const order = JSON.stringify({
     currency: 'EUR',
     items: [{ sku: 'mug', quantity: 1, unitAmount: 1250 }],

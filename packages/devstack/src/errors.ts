@@ -42,7 +42,7 @@ export class RedisServerNotFound extends DevstackError {
       'redis_not_found',
       [
         'There is no Redis server on this machine, and none could be fetched. Any one of these mends it:',
-        '  - set REDIS_URL to a Redis or Valkey that is running, as in REDIS_URL=redis://127.0.0.1:6379',
+        '  - set REDIS_URL to a Redis or Valkey that is running (start only), as in REDIS_URL=redis://127.0.0.1:6379',
         '  - install redis or valkey: "apt install redis-server", "dnf install valkey", "brew install redis"',
         '  - on Debian and Ubuntu, let apt fetch a private copy: needs apt-get, dpkg and the network, not root',
         '  - start a Docker engine that this user may use ("docker info" must answer)',

@@ -1,9 +1,12 @@
 import { once } from 'node:events';
 import { createServer, type Server } from 'node:net';
+import { join } from 'node:path';
 
-import { createTestDatabase, freePort } from '@lapse/devstack';
+import { createTestDatabase, freePort, spawnGuarded, startProxy, waitFor } from '@lapse/devstack';
+import { createLog, openDatabase } from '@lapse/runtime';
 import { describe, expect, inject, test } from 'vitest';
 
+import { root } from '../root.ts';
 import { runScript, startFleet, untilNonePending, type Ended } from './fleet.ts';
 
 type App = 'api' | 'worker' | 'ops';
@@ -182,4 +185,79 @@ test('without Redis everything starts, is ready, sells, and cancels what is not 
   } finally {
     await fleet.stop();
   }
+});
+
+const ownDatabase = () =>
+  createTestDatabase({ adminUrl: inject('databaseUrl'), template: inject('templateDatabase') });
+
+describe('lapse', () => {
+  const script = 'apps/cli/src/main.ts';
+  const startCommand = (args: readonly string[], env: Readonly<Record<string, string>>) =>
+    spawnGuarded(process.execPath, [join(root, script), ...args], { name: 'lapse', cwd: root, env });
+
+  test('drift names both servers where both are missing', async () => {
+    const { code, output } = await runScript(script, ['drift'], {});
+    expect(code).toBe(1);
+    expect(output).toContain('DATABASE_URL must be a postgres:// URL');
+    expect(output).toContain('REDIS_URL must be a redis:// or rediss:// URL');
+  });
+
+  test('drift waits for a Redis that takes a moment to be reached', async () => {
+    const own = await ownDatabase();
+    const { hostname: host, port } = new URL(inject('redisUrl'));
+    const proxy = await startProxy({ target: { host, port: Number(port) } });
+    await proxy.refuse();
+    try {
+      const env = { DATABASE_URL: own.url, REDIS_URL: proxy.urlFor(inject('redisUrl')) };
+      const drift = await startCommand(['drift'], env);
+      await waitFor(() => drift.logs().some((line) => line.includes('redis cannot be reached')), {
+        what: 'the first try to have failed',
+      });
+      await proxy.restore();
+      expect(await drift.exited).toEqual({ code: 0, signal: null });
+      expect(drift.logs()).toContain('0 pending orders, 0 without a delayed job.');
+    } finally {
+      await proxy.stop();
+      await own.drop();
+    }
+  });
+
+  test('freeze wants a reason that says something', async () => {
+    const own = await ownDatabase();
+    try {
+      const env = { DATABASE_URL: own.url };
+      const { code, output } = await runScript(script, ['freeze', '--reason', ' '], env);
+      expect(code).toBe(1);
+      expect(output).toMatch(/^--reason must say something: .*$/);
+    } finally {
+      await own.drop();
+    }
+  });
+
+  test('thaw finds a freeze behind many newer ones, waits for it, and can be interrupted', async () => {
+    const own = await ownDatabase();
+    const database = openDatabase({ url: own.url, app: 'test', log: createLog('test', 'error'), max: 1 });
+    try {
+      const env = { DATABASE_URL: own.url };
+      await database.query(`
+        insert into freezes (id, reason, actor, frozen_at)
+        values (gen_random_uuid(), 'the oldest', 'test', now() - interval '1 hour')`);
+      await database.query(`
+        insert into freezes (id, state, reason, actor, frozen_at, thawing_at, thaw_xid, done_at)
+        select gen_random_uuid(), 'done', 'newer', 'test', now(), now(), pg_current_xact_id(), now()
+        from generate_series(1, 60)`);
+      expect((await runScript(script, ['freezes'], env)).output).toMatch(/ frozen .* the oldest /);
+      // No worker runs, so it waits.
+      const thaw = await startCommand(['thaw'], env);
+      await waitFor(() => thaw.logs().some((line) => line.startsWith('Waiting')), { what: 'the thaw' });
+      expect(thaw.logs()[0]).toMatch(/^Thawing .*: the oldest$/);
+      thaw.kill('SIGINT');
+      // As process 1 of a container it would be immune to a signal that it does not handle itself.
+      expect(await thaw.exited).toEqual({ code: 130, signal: null });
+      expect(thaw.logs()).not.toContain('Every deadline has moved by the time it stood still.');
+    } finally {
+      await database.end();
+      await own.drop();
+    }
+  });
 });

@@ -1,12 +1,16 @@
+import { setTimeout as delay } from 'node:timers/promises';
 import { maxPartitionCount, type Deadlines } from '@lapse/deadlines';
 import type { Orders, PendingCursor } from '@lapse/orders';
 import { OperatorError } from '@lapse/runtime';
 
 const pageSize = 1000;
 
+/** How long Redis may take to be reached, ms: sentinels are asked one by one, a cluster for its slots. */
+const connectMs = 3000;
+
 /** `lapse drift`: compares all pending rows with all armed jobs, changes nothing, and says how many differ. */
 export async function showDrift(orders: Orders, deadlines: Deadlines): Promise<void> {
-  if (!(await deadlines.reachable())) {
+  if (!(await isReached(deadlines))) {
     throw new OperatorError('Redis cannot be reached. Is it running, and is REDIS_URL right?');
   }
   const all = Array.from({ length: maxPartitionCount }, (_, partition) => partition);
@@ -21,6 +25,16 @@ export async function showDrift(orders: Orders, deadlines: Deadlines): Promise<v
   console.log(`${jobs.armed} delayed jobs, ${jobs.orphans} without a pending order.`);
   if (rows.lacking > 0)
     console.log('Orders that are due just now count, too. `lapse rebuild` arms all of them again.');
+}
+
+/** A producer's connection refuses what is asked before it stands, and it was begun a moment ago. */
+async function isReached(deadlines: Deadlines): Promise<boolean> {
+  const giveUpAt = performance.now() + connectMs;
+  while (!(await deadlines.reachable())) {
+    if (performance.now() > giveUpAt) return false;
+    await delay(50);
+  }
+  return true;
 }
 
 async function countRowsWithoutJob(

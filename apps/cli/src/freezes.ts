@@ -1,11 +1,20 @@
 import { setTimeout as delay } from 'node:timers/promises';
-import type { Orders } from '@lapse/orders';
+import type { Freeze, Orders } from '@lapse/orders';
 import { OperatorError } from '@lapse/runtime';
 
-const mostFreezes = 50;
+/** How many freezes are listed, besides those that are not done. */
+const listedCount = 50;
+
+/** Of all times: each was made by a person or a brake, so there are few. An old one may still be frozen. */
+const allFreezes = (orders: Orders): Promise<Freeze[]> => orders.freezes(Number.MAX_SAFE_INTEGER);
 
 /** `lapse freeze`. */
 export async function freezeClock(orders: Orders, reason: string, actor: string): Promise<void> {
+  if (reason.trim() === '') {
+    throw new OperatorError(
+      '--reason must say something: why the clock stands still, for those who find it.',
+    );
+  }
   const { id, frozenAt } = await orders.freeze({ reason, actor });
   console.log(
     `Frozen since ${frozenAt.toISOString()}. Nothing is cancelled for time until:\n  lapse thaw ${id}`,
@@ -14,7 +23,7 @@ export async function freezeClock(orders: Orders, reason: string, actor: string)
 
 /** `lapse thaw`: waits until the workers have moved every deadline. Interrupting it does not interrupt them. */
 export async function thawClock(orders: Orders, id: string | undefined): Promise<void> {
-  const frozen = (await orders.freezes(mostFreezes)).filter(
+  const frozen = (await allFreezes(orders)).filter(
     ({ kind, state }) => kind === 'freeze' && state === 'frozen',
   );
   const chosen = id === undefined ? frozen : frozen.filter((freeze) => freeze.id === id);
@@ -35,9 +44,7 @@ async function untilMoved(orders: Orders, ids: ReadonlySet<string>): Promise<voi
   const startedAt = Date.now();
   let toldAt = startedAt;
   for (;;) {
-    const open = (await orders.freezes(mostFreezes)).filter(
-      ({ id, state }) => ids.has(id) && state !== 'done',
-    );
+    const open = (await allFreezes(orders)).filter(({ id, state }) => ids.has(id) && state !== 'done');
     if (open.length === 0) break;
     if (Date.now() - toldAt > 5000) {
       toldAt = Date.now();
@@ -50,7 +57,9 @@ async function untilMoved(orders: Orders, ids: ReadonlySet<string>): Promise<voi
 
 /** `lapse freezes`. */
 export async function listFreezes(orders: Orders): Promise<void> {
-  const freezes = await orders.freezes(mostFreezes);
+  const freezes = (await allFreezes(orders)).filter(
+    ({ state }, index) => index < listedCount || state !== 'done',
+  );
   if (freezes.length === 0) console.log('There never was a freeze.');
   for (const { id, kind, state, frozenAt, thawingAt, reason, actor } of freezes) {
     const until = thawingAt === null ? '…' : thawingAt.toISOString();

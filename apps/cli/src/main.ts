@@ -42,13 +42,14 @@ async function withOrders(work: (orders: Orders) => Promise<void>): Promise<void
   }
 }
 
-/** Opens the timer for one command. */
-async function withDeadlines(work: (deadlines: Deadlines) => Promise<void>): Promise<void> {
-  const { redisUrl, logLevel } = loadSettings(['redisUrl', 'logLevel']);
+/** Opens the orders and the timer for one command. */
+async function withDeadlines(work: (orders: Orders, deadlines: Deadlines) => Promise<void>): Promise<void> {
+  // With the database's, so that all that is missing is named at once.
+  const { redisUrl, logLevel } = loadSettings(['databaseUrl', 'redisUrl', 'logLevel']);
   const log = createLog('cli', logLevel);
   const deadlines = createDeadlines({ redisUrl, log, metrics: createMetrics() });
   try {
-    await work(deadlines);
+    await withOrders((orders) => work(orders, deadlines));
   } finally {
     await deadlines.stop();
   }
@@ -104,7 +105,11 @@ program
 program
   .command('drift')
   .description('compare pending orders with armed jobs; changes nothing')
-  .action(() => withDeadlines((deadlines) => withOrders((orders) => showDrift(orders, deadlines))));
+  .action(() => withDeadlines(showDrift));
+
+// As process 1 of a container Node ignores a signal that it has no handler for.
+process.once('SIGINT', () => process.exit(130));
+process.once('SIGTERM', () => process.exit(143));
 
 await runMain(async () => {
   await program.parseAsync();

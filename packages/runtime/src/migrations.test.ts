@@ -2,9 +2,9 @@ import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createTestDatabase, type TestDatabase } from '@lapse/devstack';
-import { afterEach, beforeEach, expect, inject, test } from 'vitest';
+import { afterEach, beforeEach, describe, expect, inject, test } from 'vitest';
 import { createLog } from './log.ts';
-import { migrate, schemaState } from './migrations.ts';
+import { databaseService, migrate, schemaState } from './migrations.ts';
 import { openDatabase, type Database } from './postgres.ts';
 
 const log = createLog('test', 'silent');
@@ -75,8 +75,18 @@ test('a database that is ahead of the folder is current', async () => {
   expect(await schemaState(database, dir)).toEqual({ state: 'current' });
 });
 
-test('a server that cannot be reached is named, with the setting to look at', async () => {
-  await expect(migrate({ url: 'postgres://lapse@127.0.0.1:1/lapse', dir, log })).rejects.toThrow(
-    /^PostgreSQL cannot be used at 127\.0\.0\.1:1: .*ECONNREFUSED.*\. Is it running, and is DATABASE_URL right\?$/,
-  );
+describe('a server that cannot be reached is named, with the reason and the setting to look at,', () => {
+  const url = 'postgres://lapse@127.0.0.1:1/lapse';
+  const message =
+    /^PostgreSQL cannot be used at 127\.0\.0\.1:1: .*ECONNREFUSED.*\. Is it running, and is DATABASE_URL right\?$/;
+
+  test('by the migration', async () => {
+    await expect(migrate({ url, dir, log })).rejects.toThrow(message);
+  });
+
+  test('by the start of an app', async () => {
+    const service = databaseService({ database: openDatabase({ url, app: 'test', log }), url, dir });
+    await expect(service.start()).rejects.toThrow(message);
+    await service.stop();
+  });
 });

@@ -2,7 +2,12 @@ import { readdir } from 'node:fs/promises';
 import { runner } from 'node-pg-migrate';
 import pg from 'pg';
 import type { Log } from './log.ts';
-import { checkPreparedStatements, PoolerLosesStatements, type Database } from './postgres.ts';
+import {
+  checkPreparedStatements,
+  DatabaseUnavailable,
+  PoolerLosesStatements,
+  type Database,
+} from './postgres.ts';
 import { OperatorError } from './run-main.ts';
 import type { Service } from './service.ts';
 
@@ -101,9 +106,13 @@ export function databaseService(options: { database: Database; url: string; dir:
   };
 }
 
-/** A health check: PostgreSQL answers, and its schema is not behind. */
+/** A health check: PostgreSQL answers, takes writes, and its schema is not behind. */
 export async function databaseProblem(database: pg.Pool, dir: string): Promise<string | undefined> {
   try {
+    const { rows } = await database.query<{ readOnly: boolean }>(
+      `select current_setting('transaction_read_only') = 'on' as "readOnly"`,
+    );
+    if (rows[0]?.readOnly === true) return 'read-only';
     const schema = await schemaState(database, dir);
     return schema.state === 'current' ? undefined : `schema lacks ${schema.missing.join(', ')}`;
   } catch {
@@ -135,6 +144,8 @@ function unreachable(url: string, cause: unknown): OperatorError {
 }
 
 function describe(error: unknown): string {
+  // What it says itself, the sentence around this says already.
+  if (error instanceof DatabaseUnavailable) return describe(error.cause);
   if (error instanceof AggregateError) return error.errors.map(describe).join(', ');
   return error instanceof Error ? error.message : String(error);
 }

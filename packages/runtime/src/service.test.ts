@@ -15,11 +15,17 @@ describe('an app', () => {
     for (const kill of running) kill();
   });
 
-  /** Runs services in a process of their own; behaviours as in the fixture. */
+  /** Something beside the services that keeps a process alive, as a connection whose peer is silent does. */
+  const lingering = '--import=data:text/javascript,setInterval(()=>undefined,1000)';
+
+  /** Runs services in a process of their own; behaviours as in the fixture. What begins with `--` is for Node. */
   function start(...services: string[]) {
+    const { nodeArguments = [], behaviours = [] } = Object.groupBy(services, (argument) =>
+      argument.startsWith('--') ? 'nodeArguments' : 'behaviours',
+    );
     const child = spawn(
       process.execPath,
-      [fileURLToPath(new URL('fixtures/app.ts', import.meta.url)), ...services],
+      [...nodeArguments, fileURLToPath(new URL('fixtures/app.ts', import.meta.url)), ...behaviours],
       { stdio: ['pipe', 'pipe', 'inherit'] },
     );
     const steps: string[] = [];
@@ -63,6 +69,14 @@ describe('an app', () => {
     },
   );
 
+  test('whose services have stopped ends, whatever else would keep it alive', async () => {
+    const app = start(lingering, 'a:ok');
+    await app.step('running');
+    app.signal('SIGTERM');
+    expect(await app.closed).toEqual({ code: 0, signal: null });
+    expect(app.logged.map(({ msg }) => msg)).toEqual(['stopping', 'stopped']);
+  });
+
   test('ends at once on a second signal', async () => {
     const app = start('a:ok', 'b:hangs-at-stop');
     await app.step('running');
@@ -75,14 +89,13 @@ describe('an app', () => {
   });
 
   test('whose service cannot start stops those that did, says why and exits with 1', async () => {
-    const app = start('a:ok', 'b:fails-to-start', 'c:ok');
+    const app = start(lingering, 'a:ok', 'b:fails-to-start', 'c:ok');
     expect(await app.closed).toEqual({ code: 1, signal: null });
     expect(app.steps.filter((step) => !step.endsWith(' b'))).toEqual([
       'start a',
       'started a',
       'stop a',
       'stopped a',
-      'running',
     ]);
     expect(app.logged).toMatchObject([
       { level: 'fatal', service: 'b', err: { message: 'b has no port' }, msg: 'service could not start' },

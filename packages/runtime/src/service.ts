@@ -15,11 +15,15 @@ export interface Service {
 const stopTimeoutMs = 30_000;
 
 /**
- * Runs an app: starts its services in order and, on SIGTERM or SIGINT, stops them in reverse. A second signal ends
- * the process at once. A service that cannot start, or does not stop in 30 s, makes the exit code 1.
+ * Runs an app: starts its services in order and, on SIGTERM or SIGINT, or where one cannot start, stops them in reverse
+ * and ends the process. A second signal ends it at once. A service that cannot start, fails to stop, or does not stop in
+ * 30 s, makes the exit code 1.
+ *
+ * The process is not left to end by itself: a connection whose peer is silent would keep it alive. Nothing of the log is
+ * lost, it is written synchronously.
  *
  * @param services in the order they depend on each other
- * @returns whether all of them run
+ * @returns whether all of them run: false where a signal came before they did
  */
 export async function runServices(services: readonly Service[], log: Log): Promise<boolean> {
   const started: Service[] = [];
@@ -27,6 +31,10 @@ export async function runServices(services: readonly Service[], log: Log): Promi
   let stopping: Promise<void> | undefined;
 
   const stopAll = async (): Promise<void> => {
+    const tooLong = setTimeout(() => {
+      log.error({ stopTimeoutMs }, 'services did not stop in time');
+      process.exit(1);
+    }, stopTimeoutMs);
     // What is stopped before it has started would start all the same.
     await starting?.catch(() => undefined);
     for (const service of started.toReversed()) {
@@ -37,15 +45,10 @@ export async function runServices(services: readonly Service[], log: Log): Promi
         log.error({ err: error, service: service.name }, 'service failed to stop');
       }
     }
+    clearTimeout(tooLong);
   };
   const stop = (): Promise<void> => {
-    stopping ??= Promise.race([
-      stopAll(),
-      delay(stopTimeoutMs, undefined, { ref: false }).then(() => {
-        log.error({ stopTimeoutMs }, 'services did not stop in time');
-        process.exit(1);
-      }),
-    ]);
+    stopping ??= stopAll();
     return stopping;
   };
   const onSignal = (signal: NodeJS.Signals): void => {
@@ -56,7 +59,7 @@ export async function runServices(services: readonly Service[], log: Log): Promi
     log.info({ signal }, 'stopping');
     void stop().then(() => {
       log.info('stopped');
-      process.off('SIGTERM', onSignal).off('SIGINT', onSignal);
+      process.exit();
     });
   };
 
@@ -71,8 +74,7 @@ export async function runServices(services: readonly Service[], log: Log): Promi
       log.fatal({ err: error, service: service.name }, 'service could not start');
       process.exitCode = 1;
       await stop();
-      process.off('SIGTERM', onSignal).off('SIGINT', onSignal);
-      return false;
+      process.exit();
     }
   }
   return true;

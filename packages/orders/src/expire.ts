@@ -34,8 +34,10 @@ export type ExpireAnswer =
 /** What is no UUID names no order; handed to the database it would be an error. */
 const uuid = /^[\da-f]{8}-(?:[\da-f]{4}-){3}[\da-f]{12}$/i;
 
-/** An order that could not be cancelled is left alone for this long. */
-const failedPause = "interval '1 minute'";
+/** An order that could not be cancelled is left alone for this long, ms. */
+const failedPauseMs = 60_000;
+/** And one whose row, or whose stock, somebody holds. */
+const heldPauseMs = 5000;
 
 /** The order's time is over, by the database's clock. Stands wherever something is cancelled for time. */
 const isDue = 'o.expire_at <= clock.at';
@@ -177,10 +179,12 @@ async function expire(
       },
       unique,
     );
+    const held = unique.filter((_, n) => answers[n] instanceof LockTimeout);
+    if (held.length > 0) await postpone(database, held, heldPauseMs);
     return new Map(unique.map((id, n) => [id, orFailed(answers[n])]));
   });
   const failed = unique.filter((id) => found.get(id)?.answer === 'failed');
-  if (failed.length > 0) await postpone(database, failed);
+  if (failed.length > 0) await postpone(database, failed, failedPauseMs);
   return new Map<string, ExpireAnswer>([...ids.map((id) => [id, { answer: 'unknown' }] as const), ...found]);
 }
 
@@ -197,7 +201,7 @@ async function sweep(
     // As under any freeze, a sweep does not tell of what stands still.
     return new Map([...found].filter(([, { answer }]) => answer !== 'frozen'));
   } catch (error) {
-    if (!isDataError(error)) throw error;
+    if (!isDataError(error) && !(error instanceof LockTimeout)) throw error;
     // One row spoils the round: find it by halving, as for fired jobs, and put it off.
     const due = await queryable(database).query<{ id: string }>(readOverdue, [limit]);
     return expire(
@@ -248,14 +252,19 @@ const postponeChecks: Statement = {
     with locked as (
       select id from orders where id = any ($1::uuid[]) order by id for no key update
     )
-    update orders o set check_at = clock_timestamp() + ${failedPause}
+    update orders o set check_at = clock_timestamp() + $2 * interval '1 ms'
     from locked
     where o.id = locked.id and ${isPending}`,
 };
 
 /** Keeps orders that could not be cancelled from filling every round of the sweeper. */
-async function postpone(database: Database, ids: readonly string[]): Promise<void> {
-  await transaction(database, (tx) => tx.query(postponeChecks, [ids]));
+async function postpone(database: Database, ids: readonly string[], pauseMs: number): Promise<void> {
+  try {
+    await transaction(database, (tx) => tx.query(postponeChecks, [ids, pauseMs]));
+  } catch (error) {
+    // The sweeper passes by what is locked itself.
+    if (!(error instanceof LockTimeout)) throw error;
+  }
 }
 
 async function judge(

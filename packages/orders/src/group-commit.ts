@@ -56,18 +56,20 @@ export function groupCommit<Request, Answer>(options: {
 /**
  * Commits a batch; where a data error refuses it, or a row that somebody holds, commits its halves, until the culprit
  * stands alone and the error is its own. Halving costs 2 log₂ n transactions for one bad request among n, one by one
- * would cost n. Halves wait for rows less long: one held row among 200 costs the others 2 s and at most eight times that.
+ * would cost n. Halves wait for rows less long: one held row among 200 costs the others 2 s and eight times 250 ms. Where
+ * many are held, those that are left after 2 s of that are not tried any more.
  *
  * @param options.retry as for the work. Default false
+ * @param options.giveUpAt when, by the process's monotonic clock, held rows are looked for no more
  * @throws whatever is neither, for the whole batch
  */
 export async function commitInHalves<Request, Answer>(
   database: Database,
   commit: CommitBatch<Request, Answer>,
   requests: readonly Request[],
-  options: { readonly retry?: boolean; readonly lockTimeoutMs?: number } = {},
+  options: { readonly retry?: boolean; readonly lockTimeoutMs?: number; readonly giveUpAt?: number } = {},
 ): Promise<readonly BatchAnswer<Answer>[]> {
-  const { retry = false, ...wait } = options;
+  const { retry = false, giveUpAt = Number.POSITIVE_INFINITY, ...wait } = options;
   try {
     return await transaction(database, (tx) => commit(tx, requests, retry), wait);
   } catch (error) {
@@ -78,8 +80,13 @@ export async function commitInHalves<Request, Answer>(
     // Alone once more: a retry takes care not to wait for a twin.
     const isCulprit = requests.length === 1 && (retry || !(error instanceof LockTimeout));
     if (isCulprit) return [error];
+    if (error instanceof LockTimeout && performance.now() >= giveUpAt) return requests.map(() => error);
     const middle = Math.ceil(requests.length / 2);
-    const half = { retry: true, lockTimeoutMs: halfLockTimeoutMs };
+    const half = {
+      retry: true,
+      lockTimeoutMs: halfLockTimeoutMs,
+      giveUpAt: Math.min(giveUpAt, performance.now() + halvingPatienceMs),
+    };
     // In order and not at once: who came first has the first claim to the stock.
     const first = await commitInHalves(database, commit, requests.slice(0, middle), half);
     const rest = requests.slice(middle);
@@ -91,6 +98,9 @@ const uniqueViolation = '23505';
 
 /** How long a half waits for a lock, ms. The whole batch has waited longer already. */
 const halfLockTimeoutMs = 250;
+
+/** How long held rows are looked for by halving, ms. */
+const halvingPatienceMs = 2000;
 
 /** Data exceptions, integrity violations, rollbacks and exceeded limits: errors that a statement brings on itself. */
 export function isDataError(error: unknown): boolean {

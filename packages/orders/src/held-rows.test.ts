@@ -1,6 +1,7 @@
-import { DatabaseUnavailable } from '@lapse/runtime';
+import { databaseProblem, DatabaseUnavailable } from '@lapse/runtime';
 import { waitFor } from '@lapse/devstack';
 import { afterAll, beforeAll, expect, test } from 'vitest';
+import { migrationsDir } from './index.ts';
 import { aCheckout, aPayment, expectConsistent, openTestOrders, place, type TestOrders } from './testing.ts';
 
 let shop: TestOrders;
@@ -108,6 +109,7 @@ test('a database that became read-only is unavailable, and its connections are g
   await shop.database.query(`alter database "${name}" set default_transaction_read_only = on`);
   const standby = shop.another({ max: 1 });
   await expect(standby.orders.checkout(aCheckout())).rejects.toThrow(DatabaseUnavailable);
+  expect(await databaseProblem(standby.database, migrationsDir)).toBe('read-only');
   await shop.database.query(`alter database "${name}" reset default_transaction_read_only`);
   expect(await standby.orders.checkout(aCheckout())).toMatchObject({ outcome: 'placed' });
 });

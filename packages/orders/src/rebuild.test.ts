@@ -36,7 +36,7 @@ function aTimer(): RebuildPorts & { armed: PendingDeadline[]; begun: number; isL
     },
     arm: (deadlines: readonly PendingDeadline[]) => {
       timer.armed.push(...deadlines);
-      return Promise.resolve();
+      return Promise.resolve(deadlines.length);
     },
   };
   return timer;
@@ -80,6 +80,16 @@ describe('a rebuild', () => {
     expect(new Set(timer.armed.map(({ partition }) => partition))).toEqual(new Set([1, 3]));
   });
 
+  test('counts only what the timer armed', async () => {
+    await placeMany(shop.orders, 20);
+    const rebuild = await shop.orders.requestRebuild(byHand);
+    const half = { ...aTimer(), arm: (page: readonly PendingDeadline[]) => Promise.resolve(page.length / 2) };
+    const steps = [await shop.orders.rebuildStep(10, half), await shop.orders.rebuildStep(10, half)];
+    for (let state = ''; state !== 'idle';) ({ state } = await shop.orders.rebuildStep(10, half));
+    expect(steps.map((step) => 'rebuild' in step && step.rebuild.armedCount)).toEqual([5, 10]);
+    expect((await shop.orders.findRebuild(rebuild?.id ?? ''))?.armedCount).toBe(10);
+  });
+
   test('goes on with the same page after a step that failed, in another process', async () => {
     await placeMany(shop.orders, 20);
     await shop.orders.requestRebuild(byHand);
@@ -116,6 +126,7 @@ describe('a rebuild', () => {
       ...timer,
       async arm() {
         meanwhile.push((await other.orders.rebuildStep(10, timer)).state);
+        return 0;
       },
     });
     expect(meanwhile).toEqual(['idle']);

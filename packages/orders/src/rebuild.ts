@@ -103,7 +103,8 @@ export interface RebuildPorts {
   readonly isWhole: (rebuild: Rebuild) => Promise<boolean>;
   /** Marks the beginning, so that a later loss is noticed. */
   readonly begin: (rebuild: Rebuild) => Promise<void>;
-  readonly arm: (deadlines: readonly PendingDeadline[]) => Promise<void>;
+  /** Answers how many it armed: those it leaves out for now are not counted. */
+  readonly arm: (deadlines: readonly PendingDeadline[]) => Promise<number>;
 }
 
 /**
@@ -123,12 +124,12 @@ export function rebuildStep(database: Database, limit: number, ports: RebuildPor
 
     const after = goesOn ? { checkAt: cursorCheckAt, orderId: cursorId } : null;
     const page = await readPendingPage(tx, { after, limit, partitions: rebuild.partitions });
-    await ports.arm(page.deadlines);
+    const pageArmedCount = await ports.arm(page.deadlines);
     const isDone = page.next === null;
     const [saved] = await tx.query<{ armedCount: number }>(saveProgress, [
       rebuild.id,
       !goesOn,
-      page.deadlines.length,
+      pageArmedCount,
       page.next?.checkAt ?? null,
       page.next?.orderId ?? null,
       isDone,

@@ -81,6 +81,40 @@ async function flush({ port }: RedisMember): Promise<void> {
   redis.disconnect();
 }
 
+const partitionsOf = (node: RedisMember): readonly number[] =>
+  partitions.filter((partition) => nodes[partition] === node);
+
+/** Asks for all partitions, waits until it is done, and returns how many deadlines were armed. */
+async function rebuildWithout(node: RedisMember): Promise<number> {
+  await fleet.database.query('delete from rebuilds');
+  const { rows } = await fleet.database.query<{ id: string }>(
+    `insert into rebuilds (id, reason, actor, partitions, started_at)
+     values (gen_random_uuid(), 'by hand', 'test', null, clock_timestamp()) returning id`,
+  );
+  return waitFor(
+    async () => {
+      const { rows: done } = await fleet.database.query<{ count: number }>(
+        'select armed_count as count from rebuilds where id = $1 and done_at is not null',
+        [rows[0]?.id],
+      );
+      return done[0]?.count;
+    },
+    { what: `the rebuild to end without partitions ${partitionsOf(node).join(', ')}`, timeoutMs: 20_000 },
+  );
+}
+
+async function untilOwedRebuildOf(node: RedisMember): Promise<void> {
+  await waitFor(
+    async () => {
+      const { rows } = await fleet.database.query<{ partitions: number[] | null }>(
+        "select partitions from rebuilds where reason = 'a node of redis was away' and done_at is not null",
+      );
+      return partitionsOf(node).every((partition) => rows.some((row) => row.partitions?.includes(partition)));
+    },
+    { what: 'the owed rebuild', timeoutMs: 20_000 },
+  );
+}
+
 test('while a node is away, jobs that another one lost are armed again; those of the node when it is back', async () => {
   const [away] = nodes;
   const other = nodes.find((node) => node !== away);
@@ -100,27 +134,25 @@ test('while a node is away, jobs that another one lost are armed again; those of
   }
 
   // All of them are asked for: the rebuild ends without those of the node that is away, which are owed.
-  await fleet.database.query(
-    `insert into rebuilds (id, reason, actor, partitions, started_at)
-     values (gen_random_uuid(), 'by hand', 'test', null, clock_timestamp())`,
-  );
-  await waitFor(async () => (await rebuildsUnderWay()) === 0, {
-    what: 'the rebuild to end without the node that is away',
-    timeoutMs: 20_000,
-  });
+  await rebuildWithout(away);
   await away.restart();
   await untilArmed(partitions);
-  await waitFor(
-    async () => {
-      const { rows } = await fleet.database.query<{ partitions: number[] | null }>(
-        "select partitions from rebuilds where reason = 'a node of redis was away' and done_at is not null",
-      );
-      return partitions
-        .filter((partition) => nodes[partition] === away)
-        .every((partition) => rows.some((row) => row.partitions?.includes(partition)));
-    },
-    { what: 'the owed rebuild', timeoutMs: 20_000 },
-  );
+  await untilOwedRebuildOf(away);
   const logs = fleet.workers.flatMap((worker) => worker.logs());
   expect(logs.filter((line) => line.includes('is replaced') || line.includes('giving up'))).toEqual([]);
+});
+
+test('while a node takes no writes the others are rebuilt; its own partitions when it takes them again', async () => {
+  const [full] = nodes;
+  if (full === undefined) throw new Error('partition 0 lies nowhere');
+  const redis = new Redis(full.port, '127.0.0.1');
+  await redis.flushall();
+  await redis.config('SET', 'min-replicas-to-write', 1);
+  const others = partitions.filter((partition) => nodes[partition] !== full);
+  const count = others.reduce((sum, partition) => sum + (orders.get(partition)?.length ?? 0), 0);
+  expect(await rebuildWithout(full)).toBe(count);
+  await redis.config('SET', 'min-replicas-to-write', 0);
+  redis.disconnect();
+  await untilOwedRebuildOf(full);
+  await untilArmed(partitions);
 });

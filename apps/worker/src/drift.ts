@@ -1,3 +1,4 @@
+import { setTimeout as delay } from 'node:timers/promises';
 import type { Deadlines } from '@lapse/deadlines';
 import type { Orders, PendingCursor, PendingDeadline } from '@lapse/orders';
 import { Gauge, periodic, type Log, type Metrics, type Service } from '@lapse/runtime';
@@ -14,18 +15,24 @@ const rebuildShare = 0.1;
 /** Younger orders may be on their way to Redis, nearer deadlines on their way out: neither is compared, ms. */
 const settlingMs = 5000;
 
+/** How long a page that lacks much is given before it is believed, ms: a thaw may be about to arm what it moved. */
+const lookAgainMs = 1000;
+
 /**
  * Compares pending rows with armed jobs, a page at a time, round and round: arms what lacks a job, removes jobs that
  * no pending order stands behind. It finds what no signal tells, such as a Redis restored from an old file.
+ *
+ * @param options.clock while it is wrong nothing is compared: it says which rows are too young or too near
  */
 export function drift(options: {
   orders: Orders;
   deadlines: Deadlines;
   partitions: () => Promise<readonly number[]>;
+  clock: { isRight(): boolean };
   log: Log;
   metrics: Metrics;
 }): Service {
-  const { orders, deadlines, log, metrics, partitions } = options;
+  const { orders, deadlines, clock, log, metrics, partitions } = options;
   const registers = [metrics];
   const rows = new Round(
     new Gauge({
@@ -44,16 +51,30 @@ export function drift(options: {
   let rowsAfter: PendingCursor | null = null;
   let jobsAt: { readonly partition: number; readonly after: number } | undefined;
 
-  const compareRows = async (): Promise<void> => {
+  const compareRows = async (stopped: AbortSignal): Promise<void> => {
     const page = await orders.pendingPage({ after: rowsAfter, limit: pageSize, partitions: null });
     const compared = page.deadlines.filter(isQuiet);
-    const lacking = await deadlines.lacking(compared);
+    const isMuch = (some: readonly unknown[]): boolean =>
+      some.length >= Math.max(50, compared.length * rebuildShare);
+    let lacking = await deadlines.lacking(compared);
+    if (isMuch(lacking)) {
+      await delay(lookAgainMs, undefined, { signal: stopped }).catch(() => undefined);
+      if (stopped.aborted) return;
+      lacking = await deadlines.lacking(lacking);
+    }
     rows.add(lacking.length);
-    if (lacking.length >= Math.max(50, compared.length * rebuildShare)) {
-      await orders.requestRebuild({ reason: 'many jobs are missing', actor: 'worker', partitions: null });
-    } else if (lacking.length > 0) {
-      await deadlines.armMany(lacking);
-      log.warn({ orderCount: lacking.length }, 'deadlines without a job were armed');
+    if (lacking.length > 0) {
+      // Also where a rebuild is asked for: it may be under way already, and have passed these.
+      const { armed, failed, failedPartitions } = await deadlines.armMany(lacking);
+      log.warn({ orderCount: armed, failed }, 'deadlines without a job were armed');
+      // Of those that take jobs: the others would lack as much after each rebuild.
+      const mended = lacking.filter(({ partition }) => !failedPartitions.has(partition));
+      if (isMuch(mended))
+        await orders.requestRebuild({
+          reason: 'many jobs are missing',
+          actor: 'worker',
+          partitions: [...new Set(mended.map(({ partition }) => partition))],
+        });
     }
     rowsAfter = page.next;
     if (page.next === null) rows.end();
@@ -73,9 +94,12 @@ export function drift(options: {
     const pending = await orders.pendingAmong(page.orderIds);
     const orphans = page.orderIds.filter((orderId) => !pending.has(orderId));
     jobs.add(orphans.length);
-    await Promise.all(orphans.map((orderId) => deadlines.disarm({ orderId, partition })));
-    if (orphans.length > 0)
-      log.info({ partition, jobCount: orphans.length }, 'jobs without an order were removed');
+    if (orphans.length > 0) {
+      const { disarmed, failed } = await deadlines.disarmMany(
+        orphans.map((orderId) => ({ orderId, partition })),
+      );
+      log.info({ partition, jobCount: disarmed, failed }, 'jobs without an order were removed');
+    }
     jobsAt = behind(partition, page.next, all);
     if (jobsAt === undefined) jobs.end();
   };
@@ -84,10 +108,11 @@ export function drift(options: {
     name: 'drift',
     everyMs: compareEveryMs,
     log,
-    async task() {
-      if (!(await deadlines.reachable())) return;
-      await compareRows();
-      await compareJobs();
+    async task(stopped) {
+      if (!clock.isRight() || !(await deadlines.reachable())) return;
+      // Both, whatever becomes of the other.
+      const compared = await Promise.allSettled([compareRows(stopped), compareJobs()]);
+      for (const one of compared) if (one.status === 'rejected') throw one.reason;
     },
   });
 }
@@ -108,13 +133,15 @@ function isQuiet({ createdAt, expireAt }: PendingDeadline): boolean {
   return createdAt.getTime() < now - settlingMs && expireAt.getTime() > now + settlingMs;
 }
 
-/** Counts over a round of pages; the gauge shows the last full one. */
+/** Counts over a round of pages; the gauge shows the last full one, and nothing before there was one. */
 class Round {
   readonly #gauge: Gauge;
   #count = 0;
 
   constructor(gauge: Gauge) {
     this.#gauge = gauge;
+    // It begins with 0, which would say that nothing differs.
+    gauge.remove();
   }
 
   add(count: number): void {

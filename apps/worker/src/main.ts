@@ -23,6 +23,9 @@ import { rebuild } from './rebuild.ts';
 import { sweeper } from './sweeper.ts';
 import { thaw } from './thaw.ts';
 
+/** Whether the process ends already. */
+let isEnding = false;
+
 /** The consumer: cancels orders whose time is over. Any number of these run side by side. */
 await runMain(async () => {
   const settings = loadSettings([
@@ -70,6 +73,7 @@ await runMain(async () => {
     draining: () => http.draining,
   });
 
+  for (const signal of ['SIGTERM', 'SIGINT']) process.once(signal, () => (isEnding = true));
   const started = await runServices(
     [
       // First, because it is connecting already: a database that is missing must not leave it behind.
@@ -90,7 +94,7 @@ await runMain(async () => {
       brakeAlarm({ orders, log, metrics }),
       thaw({ orders, deadlines, log }),
       rebuild({ orders, deadlines, partitions, log, metrics }),
-      drift({ orders, deadlines, partitions, log, metrics }),
+      drift({ orders, deadlines, partitions, clock, log, metrics }),
       janitor({ orders, log, metrics, retentionDays: settings.retentionDays }),
     ],
     log,
@@ -98,8 +102,13 @@ await runMain(async () => {
   if (started) log.info({ port: http.port }, 'ready');
 });
 
-/** Stops all services as a signal would, and ends with exit code 1, so that whoever runs this process starts it anew. */
+/**
+ * Stops all services as a signal would, and ends with exit code 1, so that whoever runs this process starts it anew.
+ * While the process ends already it does nothing: a second signal would end it at once, with work in hand.
+ */
 function endInOrder(): void {
+  if (isEnding) return;
+  isEnding = true;
   process.exitCode = 1;
   process.kill(process.pid, 'SIGTERM');
 }

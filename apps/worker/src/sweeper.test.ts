@@ -1,21 +1,14 @@
 import { createTestDatabase, inParallel, waitFor } from '@lapse/devstack';
 import { createOrders, type Orders } from '@lapse/orders';
-import { createLog, createMetrics, openDatabase } from '@lapse/runtime';
-import { beforeEach, describe, expect, inject, test } from 'vitest';
+import { createLog, createMetrics, openDatabase, type Metrics } from '@lapse/runtime';
+import { beforeEach, describe, expect, inject, test, vi } from 'vitest';
 import { sweeper, type Sweeper } from './sweeper.ts';
-
-declare module 'vitest' {
-  // As the tests' global set-up provides them.
-  interface ProvidedContext {
-    readonly databaseUrl: string;
-    readonly templateDatabase: string;
-  }
-}
 
 const orderCount = 2500;
 
 let orders: Orders;
 let sweep: Sweeper;
+let metrics: Metrics;
 let ids: readonly string[];
 let countPending: () => Promise<number>;
 
@@ -27,7 +20,8 @@ beforeEach(async () => {
   const log = createLog('test', 'error');
   const database = openDatabase({ url: own.url, app: 'test', log });
   orders = createOrders({ database });
-  sweep = sweeper({ orders, log, metrics: createMetrics() });
+  metrics = createMetrics();
+  sweep = sweeper({ orders, log, metrics });
   await orders.setStock('mug', 10_000);
   ids = await inParallel(orderCount, orderCount, async () => {
     const answer = await orders.checkout({
@@ -72,6 +66,16 @@ describe('fired jobs', () => {
     const followers = await sweep.expire(ids.slice(60));
     expect(new Set([...followers.values()].map(({ answer }) => answer))).toEqual(new Set(['settled']));
     expect(await orders.readStock('mug')).toMatchObject({ onHand: 10_000, held: 0 });
+    expect(await countSwept()).toEqual({ true: orderCount - 60, false: 0 });
+  });
+
+  test('that are a crowd let nothing be swept any more when the sweeper has stopped', async () => {
+    const sweeps = vi.spyOn(orders, 'sweep');
+    await sweep.expire(ids.slice(0, 60));
+    await sweep.stop();
+    expect(sweeps.mock.settledResults.map(({ type }) => type)).toEqual(['fulfilled']);
+    await sweep.expire(ids.slice(60, 120));
+    expect(sweeps).toHaveBeenCalledTimes(1);
   });
 
   test('that come while it is swept are answered all the same', async () => {
@@ -84,3 +88,16 @@ describe('fired jobs', () => {
     expect(await orders.readStock('mug')).toMatchObject({ held: 0 });
   });
 });
+
+test('what is swept though no job fired is counted by itself, however much it is', async () => {
+  await sweep.start();
+  await waitFor(async () => (await countPending()) === 0, { what: 'all to be swept' });
+  await sweep.stop();
+  expect(await countSwept()).toEqual({ true: 0, false: orderCount });
+});
+
+/** Orders that were swept, by whether that was a burst. */
+async function countSwept(): Promise<Record<string, number>> {
+  const { values } = (await metrics.getSingleMetric('lapse_sweep_cancelled_total')?.get()) ?? { values: [] };
+  return Object.fromEntries(values.map(({ labels, value }) => [String(labels['burst']), value]));
+}

@@ -38,9 +38,11 @@ export function sweeper(options: { orders: Orders; log: Log; metrics: Metrics })
   const registers = [metrics];
   const cancelled = new Counter({
     name: 'lapse_sweep_cancelled_total',
-    help: 'Orders that the sweeper cancelled, because their job had not',
+    help: 'Orders that the sweeper cancelled: before their jobs came (burst), or because none did',
+    labelNames: ['burst'],
     registers,
   });
+  for (const burst of ['true', 'false']) cancelled.inc({ burst }, 0);
   const failed = new Counter({
     name: 'lapse_sweep_failed_total',
     help: 'Orders that the database refused to cancel; looked at again a minute later',
@@ -58,11 +60,17 @@ export function sweeper(options: { orders: Orders; log: Log; metrics: Metrics })
     registers,
   });
 
+  /** Calls that brought a crowd of fired jobs and are under way, and until when the last one counts. */
+  let crowdCount = 0;
+  let crowdUntil = 0;
+
   const sweepOnce = async (limit: number): Promise<boolean> => {
     const answers = await orders.sweep(limit, 'sweeper');
+    // Asked afterwards: the sweep may have been a few ms faster than the jobs of the same instant.
+    const isBurst = String(crowdCount > 0 || performance.now() < crowdUntil);
     for (const [orderId, answer] of answers) {
       if (answer.answer === 'cancelled') {
-        cancelled.inc();
+        cancelled.inc({ burst: isBurst });
         lateness.observe(answer.latenessMs);
       } else if (answer.answer === 'failed') {
         failed.inc();
@@ -87,10 +95,11 @@ export function sweeper(options: { orders: Orders; log: Log; metrics: Metrics })
   };
 
   let lookAgainAt = 0;
+  let looking: Promise<void> | undefined;
   const lookForMore = (): void => {
-    if (burst !== undefined || performance.now() < lookAgainAt) return;
+    if (stopped.signal.aborted || burst !== undefined || performance.now() < lookAgainAt) return;
     lookAgainAt = Infinity;
-    sweep()
+    looking = sweep()
       // The jobs are there still, and the next sweep is a second away.
       .catch((error: unknown) => {
         errors.inc();
@@ -99,6 +108,11 @@ export function sweeper(options: { orders: Orders; log: Log; metrics: Metrics })
       .finally(() => {
         lookAgainAt = performance.now() + lookPauseMs;
       });
+  };
+
+  const expire: Sweeper['expire'] = async (orderIds) => {
+    await burst?.catch(() => undefined);
+    return orders.expire(orderIds, 'worker');
   };
 
   const periodically = periodic({
@@ -113,13 +127,19 @@ export function sweeper(options: { orders: Orders; log: Log; metrics: Metrics })
     async stop() {
       stopped.abort();
       await periodically.stop();
-      await burst?.catch(() => undefined);
+      await looking;
     },
     async expire(orderIds) {
-      await burst?.catch(() => undefined);
-      const answers = await orders.expire(orderIds, 'worker');
-      if (orderIds.length >= crowdSize) lookForMore();
-      return answers;
+      if (orderIds.length < crowdSize) return expire(orderIds);
+      crowdCount += 1;
+      try {
+        const answers = await expire(orderIds);
+        lookForMore();
+        return answers;
+      } finally {
+        crowdCount -= 1;
+        crowdUntil = performance.now() + sweepEveryMs;
+      }
     },
   };
 }

@@ -151,7 +151,7 @@ function countCanaries(metrics: Metrics) {
     }),
     missing: new Counter({
       name: 'lapse_canaries_missing_total',
-      help: 'Canaries that no worker of the fleet consumed in time',
+      help: 'Canaries that no worker of the fleet consumed in time; each process counts those that it sees',
       labelNames: ['partition'],
       registers,
     }),

@@ -2,6 +2,7 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { startRedisCluster, waitFor, type RedisCluster, type RedisMember } from '@lapse/devstack';
+import { Redis } from 'ioredis';
 import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest';
 import { partitionQueueName } from './catalog.ts';
 import type { Deadlines } from './deadlines.ts';
@@ -54,7 +55,12 @@ async function expectOnlyVictimAway(): Promise<void> {
   expect(await armEach(others)).toEqual(others.map(() => 'armed'));
   expect(await armEach(away)).toEqual(away.map(() => 'failed'));
   const many = [...others, ...away].map((partition) => newDeadline(minuteMs, { partition }));
-  expect(await deadlines.armMany(many)).toEqual({ armed: others.length, failed: away.length });
+  expect(await deadlines.armMany(many)).toEqual({
+    armed: others.length,
+    failed: away.length,
+    failedPartitions: new Set(away),
+  });
+  expect(await deadlines.disarmMany(many)).toEqual({ disarmed: others.length, failed: away.length });
   expect([...(await deadlines.depths(partitions)).keys()]).toEqual(others);
   expect([...(await deadlines.epochs(partitions)).keys()]).toEqual(others);
   await deadlines.markEpoch(partitions, 'marked');
@@ -106,6 +112,21 @@ test('a node that is silent takes only its own partitions along', async () => {
     what: 'the partitions of the node to be armed again',
     timeoutMs: 20_000,
   });
+});
+
+test('a node that takes no writes is left out where they are asked for', async () => {
+  const node = new Redis(victim.port, '127.0.0.1');
+  await deadlines.markEpoch(partitions, 'marked');
+  await node.config('SET', 'min-replicas-to-write', 1);
+  expect(await deadlines.epochs(partitions)).toEqual(new Map(partitions.map((one) => [one, 'marked'])));
+  const writable = await deadlines.epochs(partitions, { writableOnly: true });
+  expect(writable).toEqual(new Map(others.map((partition) => [partition, 'marked'])));
+  const many = partitions.map((partition) => newDeadline(minuteMs, { partition }));
+  expect((await deadlines.armMany(many)).failedPartitions).toEqual(new Set(away));
+  await expect(deadlines.epochs(away, { writableOnly: true })).rejects.toThrow('NOREPLICAS');
+  await node.config('SET', 'min-replicas-to-write', 0);
+  expect([...(await deadlines.epochs(partitions, { writableOnly: true })).keys()]).toEqual(partitions);
+  node.disconnect();
 });
 
 test('while all nodes are away every call fails, and all works again when they are back', async () => {

@@ -126,7 +126,7 @@ describe('arming many', () => {
     await deadlines.arm(inPlace);
     await deadlines.arm({ ...elsewhere, expireAt: later(elsewhere, minuteMs) });
     const all = [inPlace, elsewhere, missing];
-    expect(await deadlines.armMany(all)).toEqual({ armed: 3, failed: 0 });
+    expect(await deadlines.armMany(all)).toMatchObject({ armed: 3, failed: 0 });
     for (const deadline of all) near((await deadlines.inspect(deadline))?.firesAt, deadline.expireAt);
     expect((await deadlines.depths([0])).get(0)).toEqual(depths({ delayed: 3 }));
   });
@@ -134,13 +134,17 @@ describe('arming many', () => {
   test('goes through pages and partitions, and says how many failed', async () => {
     const all = Array.from({ length: 1300 }, (_, index) => newDeadline(minuteMs, { partition: index % 2 }));
     const wrong = [newDeadline(minuteMs, { orderId: 'x' }), newDeadline(minuteMs, { partition: -1 })];
-    expect(await deadlines.armMany([...all, ...wrong])).toEqual({ armed: 1300, failed: 2 });
+    expect(await deadlines.armMany([...all, ...wrong])).toEqual({
+      armed: 1300,
+      failed: 2,
+      failedPartitions: new Set([0, -1]),
+    });
     const counts = await deadlines.depths([0, 1]);
     expect([...counts.values()].map(({ delayed }) => delayed)).toEqual([650, 650]);
   });
 
   test('an empty list is armed already', async () => {
-    expect(await deadlines.armMany([])).toEqual({ armed: 0, failed: 0 });
+    expect(await deadlines.armMany([])).toEqual({ armed: 0, failed: 0, failedPartitions: new Set() });
   });
 });
 
@@ -156,6 +160,27 @@ describe('disarming', () => {
   test('a job that never was, and a partition that cannot be, are no trouble', async () => {
     await expect(deadlines.disarm({ orderId: randomUUID(), partition: 0 })).resolves.toBeUndefined();
     await expect(deadlines.disarm({ orderId: randomUUID(), partition: 99 })).resolves.toBeUndefined();
+  });
+});
+
+describe('disarming many', () => {
+  test('removes more than a partition may have under way, however many partitions there are', async () => {
+    const partitions = Array.from({ length: 20 }, (_, partition) => partition);
+    await Promise.all(partitions.map((partition) => deadlines.disarm({ orderId: randomUUID(), partition })));
+    const all = Array.from({ length: 1300 }, () => newDeadline(minuteMs));
+    await deadlines.armMany(all);
+    expect(await deadlines.disarmMany(all)).toEqual({ disarmed: 1300, failed: 0 });
+    expect((await deadlines.depths([0])).get(0)).toEqual(depths({}));
+  });
+
+  test('says how many failed, and takes the others away', async () => {
+    const deadline = newDeadline(minuteMs);
+    await deadlines.arm(deadline);
+    expect(await deadlines.disarmMany([{ orderId: randomUUID(), partition: 99 }, deadline])).toEqual({
+      disarmed: 1,
+      failed: 1,
+    });
+    expect(await deadlines.inspect(deadline)).toBeNull();
   });
 });
 

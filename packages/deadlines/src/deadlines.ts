@@ -5,7 +5,14 @@ import { Background } from './background.ts';
 import { atMostEvery, failureLogMs } from './bounded-log.ts';
 import { countCalls } from './call-metrics.ts';
 import { maxPartitionCount, partitionQueueName, producerSettings } from './catalog.ts';
-import { findLacking, readArmedPage, readEpoch, writeEpoch, type ArmedPage } from './epoch.ts';
+import {
+  findLacking,
+  readArmedPage,
+  readEpoch,
+  readWritableEpoch,
+  writeEpoch,
+  type ArmedPage,
+} from './epoch.ts';
 import { countJobs, holdsJobs, inspectJob, type Depths, type JobView } from './inspect.ts';
 import { addJobs, asError, checkOrderId, removeJob, type Armed, type Deadline } from './jobs.ts';
 import { placeJobs } from './place.ts';
@@ -19,7 +26,7 @@ const maxPending = 10_000;
 /** Most arms in one round trip. 200 take Redis about 6 ms, and the first of them waits for the last. */
 const armBatchSize = 200;
 
-/** Most jobs `armMany` takes in one go. */
+/** Most jobs of a partition that `armMany` and `disarmMany` take in one go. */
 const pageSize = 500;
 
 /** How long `stop` waits for what is under way, ms. */
@@ -34,6 +41,14 @@ export type ArmOutcome = 'armed' | 'deferred' | 'failed';
 /** Which job: the order's id and the partition stored on its row. */
 export type JobAddress = Pick<Deadline, 'orderId' | 'partition'>;
 
+/** What became of many deadlines. */
+interface ManyArmed {
+  readonly armed: number;
+  readonly failed: number;
+  /** The partitions of those that failed: their node is away, or takes no writes. */
+  readonly failedPartitions: ReadonlySet<number>;
+}
+
 /** The producer's side of the timer. Nothing here waits for Redis longer than it says, and Redis may be lost any time. */
 export interface Deadlines {
   /** Adds the job of a new order. Waits at most 25 ms. Never rejects. */
@@ -42,12 +57,17 @@ export interface Deadlines {
    * Makes many jobs be as the deadlines say, in pages, waiting for all of them: rebuild and thaw. Jobs at the right
    * instant stay, others are added, moved or replaced. Never rejects; `failed` ones are counted and logged.
    */
-  armMany(deadlines: readonly Deadline[]): Promise<{ armed: number; failed: number }>;
+  armMany(deadlines: readonly Deadline[]): Promise<ManyArmed>;
   /**
    * Removes the job of an order that was paid or cancelled, best effort: a job that fires all the same finds the order
    * settled. Waits at most 25 ms. Never rejects.
    */
   disarm(job: JobAddress): Promise<void>;
+  /**
+   * Removes many jobs, in pages, waiting for all of them: those that no pending order stands behind. A job that a worker
+   * has in hand stays, and is counted as neither. Never rejects; `failed` ones are counted and logged.
+   */
+  disarmMany(jobs: readonly JobAddress[]): Promise<{ disarmed: number; failed: number }>;
   /**
    * Moves the job of an extended order; adds it where it is missing, replaces a kept finished one. A job that a worker
    * has in hand stays, and is delayed again by the worker. Waits at most 25 ms. Never rejects.
@@ -79,9 +99,13 @@ export interface Deadlines {
    * The epoch of each partition: what `markEpoch` wrote last; null where Redis has lost it, and the jobs with it. A
    * partition whose node does not answer is left out.
    *
-   * @throws as `inspect`, where none answers
+   * @param options.writableOnly leaves out those, too, whose node answers but takes no writes now. Default false
+   * @throws as `inspect`, where none is left
    */
-  epochs(partitions: readonly number[]): Promise<ReadonlyMap<number, string | null>>;
+  epochs(
+    partitions: readonly number[],
+    options?: { writableOnly?: boolean },
+  ): Promise<ReadonlyMap<number, string | null>>;
   /** Marks partitions as armed from the rows, but for those whose node is away. @throws as `epochs` */
   markEpoch(partitions: readonly number[], epoch: string): Promise<void>;
   /**
@@ -185,23 +209,20 @@ export function createDeadlines(options: {
     async armMany(deadlines) {
       let armed = 0;
       let failed = 0;
-      const byPartition = Map.groupBy(deadlines, ({ partition }) => partition);
-      await Promise.all(
-        [...byPartition].map(async ([partition, all]) => {
-          for (let start = 0; start < all.length; start += pageSize) {
-            for (const placed of await placePage(partition, all.slice(start, start + pageSize))) {
-              if (placed === 'armed') armed += 1;
-              else {
-                failed += 1;
-                armFailed(placed);
-              }
-            }
+      const failedPartitions = new Set<number>();
+      await inPages(deadlines, async (partition, page) => {
+        for (const placed of await placePage(partition, page)) {
+          if (placed === 'armed') armed += 1;
+          else {
+            failed += 1;
+            failedPartitions.add(partition);
+            armFailed(placed);
           }
-        }),
-      );
+        }
+      });
       counted.armed.inc(armed);
       counted.armFailures.inc(failed);
-      return { armed, failed };
+      return { armed, failed, failedPartitions };
     },
 
     async disarm({ orderId, partition }) {
@@ -218,6 +239,25 @@ export function createDeadlines(options: {
       );
     },
 
+    async disarmMany(jobs) {
+      let disarmed = 0;
+      let failed = 0;
+      await inPages(jobs, async (partition, page) => {
+        const removals = await Promise.allSettled(
+          page.map(async ({ orderId }) => removeJob(partitionOf(partition).queue, orderId)),
+        );
+        for (const removal of removals) {
+          if (removal.status === 'rejected') {
+            failed += 1;
+            disarmFailed(removal.reason);
+          } else if (removal.value === 'removed') disarmed += 1;
+        }
+      });
+      counted.disarmed.inc(disarmed);
+      counted.disarmFailures.inc(failed);
+      return { disarmed, failed };
+    },
+
     inspect: async ({ orderId, partition }) => inspectJob(redis, partitionOf(partition).queue, orderId),
 
     queue: (partition) => partitionOf(partition).queue,
@@ -230,7 +270,10 @@ export function createDeadlines(options: {
       return all.filter((partition) => holding.get(partition) === true);
     },
 
-    epochs: (numbers) => askEach(numbers, (partition) => readEpoch(redis, partitionOf(partition).queue)),
+    epochs(numbers, { writableOnly = false } = {}) {
+      const read = writableOnly ? readWritableEpoch : readEpoch;
+      return askEach(numbers, (partition) => read(redis, partitionOf(partition).queue));
+    },
 
     async markEpoch(numbers, epoch) {
       await askEach(numbers, (partition) => writeEpoch(redis, partitionOf(partition).queue, epoch));
@@ -264,4 +307,18 @@ export function createDeadlines(options: {
       redis.disconnect();
     },
   };
+}
+
+/** Does what belongs to each partition in pages, one page after the other, all partitions together. */
+async function inPages<Job extends JobAddress>(
+  jobs: readonly Job[],
+  work: (partition: number, page: readonly Job[]) => Promise<void>,
+): Promise<void> {
+  await Promise.all(
+    [...Map.groupBy(jobs, ({ partition }) => partition)].map(async ([partition, all]) => {
+      for (let start = 0; start < all.length; start += pageSize) {
+        await work(partition, all.slice(start, start + pageSize));
+      }
+    }),
+  );
 }

@@ -15,6 +15,18 @@ export function readEpoch(redis: RedisConnection, queue: Queue): Promise<string 
   return redis.get(epochKey(queue));
 }
 
+/**
+ * The same, from a node that takes writes.
+ *
+ * @throws what the Redis client threw, and what Redis says where it is full, read-only, or without its replicas
+ */
+export async function readWritableEpoch(redis: RedisConnection, queue: Queue): Promise<string | null> {
+  // In one round trip: a rebuild waits for it with a transaction open. The write changes nothing, there is no such key.
+  const probe = redis.set(`${epochKey(queue)}:probe`, '', 'XX');
+  const [epoch] = await Promise.all([readEpoch(redis, queue), probe]);
+  return epoch;
+}
+
 /** Writes the epoch of a queue. @throws what the Redis client threw */
 export async function writeEpoch(redis: RedisConnection, queue: Queue, epoch: string): Promise<void> {
   await redis.set(epochKey(queue), epoch);

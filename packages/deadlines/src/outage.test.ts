@@ -48,7 +48,7 @@ describe('while Redis is down', () => {
     expect(tookMs).toBeLessThan(25);
     expect(await deadlines.rearm(newDeadline(minuteMs))).toBe('failed');
     await deadlines.disarm(newDeadline(minuteMs));
-    expect(await deadlines.armMany([newDeadline(minuteMs), newDeadline(minuteMs)])).toEqual({
+    expect(await deadlines.armMany([newDeadline(minuteMs), newDeadline(minuteMs)])).toMatchObject({
       armed: 0,
       failed: 2,
     });

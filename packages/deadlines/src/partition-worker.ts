@@ -7,6 +7,7 @@ import type { Fire } from './fire.ts';
 /** The BullMQ worker of one partition; it counts what tells whether it lives. */
 export class PartitionWorker extends Worker<unknown, string> {
   readonly #ownConnection: RedisConnection | undefined;
+  readonly #closing = new AbortController();
   #fetchCount = 0;
   #jobCount = 0;
   #inHand = 0;
@@ -26,6 +27,7 @@ export class PartitionWorker extends Worker<unknown, string> {
     super(partitionQueueName(partition), fire, { connection, ...workerSettings });
     this.#ownConnection = ownsConnection ? connection : undefined;
     this.on('error', (err) => onError({ err, partition }));
+    this.on('closing', () => this.#closing.abort());
   }
 
   /** Answers of Redis to its fetches. An idle worker fetches every 10 s at least: BullMQ waits no longer for a job. */
@@ -41,6 +43,18 @@ export class PartitionWorker extends Worker<unknown, string> {
   /** Whether as many jobs are looked at as may be, so that it has no reason to fetch. */
   get isFull(): boolean {
     return this.#inHand >= this.concurrency;
+  }
+
+  // BullMQ waits only after errors of the connection. Where Redis answers but takes no writes (it is full, read-only, or
+  // without its replicas), a worker asked it 15,900 times a second and took 68 % of a core.
+  protected override async moveToActive(token: string, name?: string): Promise<Job<unknown, string>> {
+    try {
+      return await super.moveToActive(token, name);
+    } catch (error) {
+      const { signal } = this.#closing;
+      await delay(workerSettings.runRetryDelay, undefined, { signal }).catch(() => undefined);
+      throw error;
+    }
   }
 
   // The one place all fetches pass, those that come with the end of another job too. Its `drained` and `active` events

@@ -92,7 +92,7 @@ async function expectFire(
   overrides: Partial<Deadline> = {},
 ): Promise<void> {
   const deadline = newDeadline(50, overrides);
-  expect(await deadlines.armMany([deadline])).toEqual({ armed: 1, failed: 0 });
+  expect(await deadlines.armMany([deadline])).toMatchObject({ armed: 1, failed: 0 });
   await waitFor(() => workers.some(({ fired }) => fired.has(deadline.orderId)), {
     what: 'the job to fire',
     timeoutMs: 15_000,

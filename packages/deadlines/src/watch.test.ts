@@ -1,7 +1,7 @@
 import { describe, expect, test } from 'vitest';
 import { Watch, type Look } from './watch.ts';
 
-const limits = { silentLooks: 3, maxReplacements: 2 } as const;
+const limits = { silentLooks: 3, fullLooks: 10, maxReplacements: 2 } as const;
 
 /** A worker that is looked at; what changes is told look by look. */
 function watched(): { watch: Watch; look: (changes?: Partial<Look>) => string } {
@@ -63,6 +63,20 @@ describe('a worker', () => {
   test('that has as many jobs in hand as it may need not fetch', () => {
     const { look } = watched();
     for (let count = 0; count < 10; count += 1) expect(look({ isFull: true })).toBe('well');
+  });
+
+  test('whose jobs do not end is replaced in the end', () => {
+    const { look } = watched();
+    for (let count = 0; count < 10; count += 1) look({ isFull: true });
+    expect([look(), look(), look()]).toEqual(['silent', 'silent', 'replace: no_fetch']);
+  });
+
+  test('that has been full since its last job begins the count with it', () => {
+    const { look } = watched();
+    for (let jobCount = 1; jobCount < 4; jobCount += 1) {
+      expect(look({ isFull: true, jobCount, fetchCount: jobCount + 1 })).toBe('well');
+      for (let count = 0; count < 10; count += 1) expect(look()).toBe('well');
+    }
   });
 
   test('is excused as long as Redis is away, and gets its whole time afterwards', () => {

@@ -2,6 +2,8 @@
 export interface WatchLimits {
   /** Looks in a row without a sign of life after which a worker is replaced. */
   readonly silentLooks: number;
+  /** Looks in a row that a worker may be full without fetching: from then on that is no sign of life. */
+  readonly fullLooks: number;
   /** Replacements in a row that changed nothing after which the process gives up. */
   readonly maxReplacements: number;
 }
@@ -40,6 +42,7 @@ export class Watch {
   #looks = 0;
   #replacements = 0;
   #canaryLooks = 0;
+  #fullLooks = 0;
 
   constructor(limits: WatchLimits) {
     this.#limits = limits;
@@ -67,7 +70,10 @@ export class Watch {
     const canaryStays = look.canary !== null && look.canary === last.canary;
     this.#canaryLooks = canaryStays ? this.#canaryLooks + 1 : 0;
     // Behind a long backlog a canary is late, and no worker is to blame that fetches other jobs.
-    const hasWork = look.isFull || look.jobCount > last.jobCount;
+    const hasFetchedJob = look.jobCount > last.jobCount;
+    // With all hands full it need not fetch. Jobs that never end would keep it so for ever.
+    this.#fullLooks = look.isFull && !hasFetchedJob ? this.#fullLooks + 1 : 0;
+    const hasWork = hasFetchedJob || (look.isFull && this.#fullLooks <= this.#limits.fullLooks);
     if (hasWork || (look.fetchCount > last.fetchCount && !canaryStays)) {
       this.#silentLooks = 0;
       this.#fetchCount = look.fetchCount;
@@ -88,6 +94,7 @@ export class Watch {
     this.#last = undefined;
     this.#silentLooks = 0;
     this.#canaryLooks = 0;
+    this.#fullLooks = 0;
   }
 
   /** Another worker took its place. */

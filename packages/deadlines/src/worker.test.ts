@@ -1,11 +1,12 @@
 import { randomUUID } from 'node:crypto';
 import { setTimeout as delay } from 'node:timers/promises';
 import { startProxy, waitFor } from '@lapse/devstack';
-import { createMetrics, type Metrics, type Service } from '@lapse/runtime';
+import { connectRedis, createMetrics, type Metrics, type Service } from '@lapse/runtime';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { workerSettings } from './catalog.ts';
 import type { Deadlines } from './deadlines.ts';
 import type { ExpireAnswer } from './fire.ts';
+import { PartitionWorker } from './partition-worker.ts';
 import {
   connectedDeadlines,
   metric,
@@ -106,7 +107,7 @@ describe('a fired job', () => {
     await reaches(deadline.orderId, 'completed');
     frozen = false;
     const thawed = { ...deadline, expireAt: new Date(Date.now() + 100) };
-    expect(await deadlines.armMany([thawed])).toEqual({ armed: 1, failed: 0 });
+    expect(await deadlines.armMany([thawed])).toMatchObject({ armed: 1, failed: 0 });
     await waitFor(() => firesOf(deadline.orderId) === 2, { what: 'the second fire' });
   });
 
@@ -418,12 +419,45 @@ describe('when Redis', () => {
     expect(firesOf(delayed.orderId)).toBe(1);
   });
 
+  test('takes no writes it is asked once a second, and the worker goes on, or stops, at once', async () => {
+    const refusals: number[] = [];
+    const start = () => {
+      const connection = connectRedis({ url: redis.url, role: 'worker', log: silent });
+      return new PartitionWorker({
+        partition: 0,
+        connection,
+        ownsConnection: true,
+        fire: () => Promise.resolve('cancelled'),
+        onError: () => refusals.push(performance.now()),
+      });
+    };
+    await redis.client.config('SET', 'min-replicas-to-write', 1);
+    const refused = start();
+    // The first is that of the check for stalled jobs.
+    await waitFor(() => refusals.length > 3, { what: 'a third fetch to be refused' });
+    expect((refusals.at(-1) ?? 0) - (refusals[1] ?? 0)).toBeGreaterThan(1900);
+    await redis.client.config('SET', 'min-replicas-to-write', 0);
+    const deadline = newDeadline(0);
+    await deadlines.arm(deadline);
+    await reaches(deadline.orderId, 'completed');
+    expect(await refused.closeWithin(5000)).toBe(true);
+
+    await redis.client.config('SET', 'min-replicas-to-write', 1);
+    const count = refusals.length;
+    const other = start();
+    await waitFor(() => refusals.length > count, { what: 'a refusal' });
+    const closedAt = performance.now();
+    await other.closeWithin(5000);
+    expect(performance.now() - closedAt).toBeLessThan(800);
+    await redis.client.config('SET', 'min-replicas-to-write', 0);
+  });
+
   test('loses everything, a rebuilt job fires', async () => {
     const deadline = newDeadline(300);
     await deadlines.arm(deadline);
     const { firesOf } = await startWorker({ answer: () => cancelled });
     await redis.client.flushall();
-    expect(await deadlines.armMany([deadline])).toEqual({ armed: 1, failed: 0 });
+    expect(await deadlines.armMany([deadline])).toMatchObject({ armed: 1, failed: 0 });
     await waitFor(() => firesOf(deadline.orderId) === 1, { what: 'the fire' });
   });
 });

@@ -23,9 +23,10 @@ const closeMs = 5000;
 
 /**
  * A worker is replaced after 30 s. Idle, it fetches every 10 s; BullMQ notices a dead connection by itself after 16 s at
- * most; and a canary that a killed worker had in hand comes back after 11 s.
+ * most; and a canary that a killed worker had in hand comes back after 11 s. One whose jobs do not end is replaced 3
+ * minutes later: a job ends when the database answered, or after 10 s without an answer.
  */
-const watchDefaults = { everyMs: 5000, silentLooks: 6, maxReplacements: 3 } as const;
+const watchDefaults = { everyMs: 5000, silentLooks: 6, fullLooks: 36, maxReplacements: 3 } as const;
 
 interface Consumer {
   worker: PartitionWorker;
@@ -44,7 +45,8 @@ interface Consumer {
  * @param options.clock while it is wrong nothing is consumed
  * @param options.giveUp ends the process: replacing a worker did not help
  * @param options.watch how often a worker is looked at (`everyMs`, default 5,000), how many looks without a sign of
- *   life it has (default 6), and how many replacements in a row (default 3)
+ *   life it has (default 6), how many with jobs that do not end (default 36), and how many replacements in a row
+ *   (default 3)
  */
 export function deadlineWorker(options: {
   redisUrl: string;

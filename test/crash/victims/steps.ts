@@ -29,9 +29,7 @@ await runMain(async () => {
       orders.rebuildStep(pageSize, {
         isWhole: async ({ id }) => (await deadlines.epochs([0])).get(0) === id,
         begin: ({ id }) => deadlines.markEpoch([0], id),
-        async arm(page) {
-          await deadlines.armMany(page);
-        },
+        arm: async (page) => (await deadlines.armMany(page)).armed,
       }),
   };
   // As the real loops do: a producer's calls fail while it is still connecting.

@@ -19,6 +19,7 @@ beforeEach(async () => {
     log: createLog('test', 'error'),
     metrics: createMetrics(),
   });
+  await waitFor(() => deadlines.reachable(), { what: 'Redis' });
 });
 
 afterEach(async () => {
@@ -31,16 +32,16 @@ const add = (app: 'api' | 'worker', partitionCount: number): Promise<RunningApp>
   fleet.add(app, { LAPSE_PARTITIONS: String(partitionCount) });
 const clientOf = (api: RunningApp): LapseClient => createClient({ baseUrl: api.url, apiKey });
 
-/** Who cancelled how many orders, by partition. */
-async function cancelledBy(actor: 'worker' | 'sweeper'): Promise<Map<number, number>> {
-  const { rows } = await fleet.database.query<{ partition: number; count: number }>(
-    `select o.partition, count(e.seq)
-     from orders o
-     left join events e on e.order_id = o.id and e.type = 'order.cancelled' and e.actor = $1
-     group by o.partition order by o.partition`,
-    [actor],
-  );
-  return new Map(rows.map(({ partition, count }) => [partition, count]));
+/** How many jobs have ended in each partition: those of the tests before, too. */
+async function endedCounts(): Promise<readonly number[]> {
+  const depths = await deadlines.depths(allPartitions);
+  return allPartitions.map((partition) => depths.get(partition)?.completed ?? 0);
+}
+
+/** In which partitions jobs ended since. Whether a job or the sweeper is first at its order is chance: not asked. */
+async function firedIn(before: readonly number[]): Promise<readonly number[]> {
+  const counts = await endedCounts();
+  return allPartitions.filter((partition) => (counts[partition] ?? 0) > (before[partition] ?? 0));
 }
 
 /** A job whose order was swept before it came to it fires all the same, wherever it is. */
@@ -54,16 +55,18 @@ async function untilAllFired(): Promise<void> {
 const allPartitions = Array.from({ length: 8 }, (_, partition) => partition);
 
 test('a worker that knows fewer partitions consumes all that pending orders name', async () => {
+  const before = await endedCounts();
   const client = clientOf(await add('api', 8));
   await client.setStock('mug', null);
-  await inParallel(64, 64, () => client.checkout({ currency: 'EUR', items, paymentWindowMs: 4000 }));
+  // One after the other: a crowd would be swept, and the comparison of jobs and rows may remove what is left of it.
+  await inParallel(64, 64, (n) =>
+    client.checkout({ currency: 'EUR', items, paymentWindowMs: 4000 + 50 * n }),
+  );
   const worker = await add('worker', 1);
   await untilNonePending(fleet.database, 15_000);
 
-  const byWorker = await cancelledBy('worker');
-  expect([...byWorker.keys()]).toEqual(allPartitions);
-  expect([...byWorker.values()].reduce((sum, count) => sum + count)).toBeGreaterThan(32);
   await untilAllFired();
+  expect(await firedIn(before)).toEqual(allPartitions);
   await worker.stop();
 });
 
@@ -80,6 +83,7 @@ test('a job that stayed behind in a partition that nobody uses any more fires', 
 });
 
 test('partitions are raised from 2 to 6 and lowered to 1 under load, and the jobs of all of them fire', async () => {
+  const before = await endedCounts();
   let api = await add('api', 2);
   let workers = [await add('worker', 2), await add('worker', 2)];
   const retired: RunningApp[] = [];
@@ -135,15 +139,9 @@ test('partitions are raised from 2 to 6 and lowered to 1 under load, and the job
   await loading;
   await untilNonePending(fleet.database, 15_000);
 
-  const [byWorker, bySweeper] = [await cancelledBy('worker'), await cancelledBy('sweeper')];
-  // On a quiet machine the sweeper is first for some in a hundred: it looks each second for whatever is due by then.
-  for (const partition of [0, 1, 2, 3, 4, 5]) {
-    expect(byWorker.get(partition), `fired in partition ${partition}`).toBeGreaterThan(
-      bySweeper.get(partition) ?? 0,
-    );
-  }
   await Promise.all(stops);
   await untilAllFired();
+  expect(await firedIn(before)).toEqual([0, 1, 2, 3, 4, 5]);
   await Promise.all([api, ...workers].map((app) => app.stop()));
   // Not a canary is left, nor did one of them, or an epoch, raise an alarm.
   const depths = await deadlines.depths(allPartitions);
@@ -154,4 +152,4 @@ test('partitions are raised from 2 to 6 and lowered to 1 under load, and the job
     app.logs().filter((line) => /"level":"(?:warn|error|fatal)"/.test(line)),
   );
   expect(alarms).toEqual([]);
-});
+}, 60_000);

@@ -82,11 +82,15 @@ export async function commitInHalves<Request, Answer>(
     if (isCulprit) return [error];
     if (error instanceof LockTimeout && performance.now() >= giveUpAt) return requests.map(() => error);
     const middle = Math.ceil(requests.length / 2);
-    const half = {
-      retry: true,
-      lockTimeoutMs: halfLockTimeoutMs,
-      giveUpAt: Math.min(giveUpAt, performance.now() + halvingPatienceMs),
-    };
+    // After a data error a half waits as long as the whole did: nobody is known to hold anything.
+    const half =
+      error instanceof LockTimeout
+        ? {
+            retry: true,
+            lockTimeoutMs: halfLockTimeoutMs,
+            giveUpAt: Math.min(giveUpAt, performance.now() + halvingPatienceMs),
+          }
+        : { ...options, retry: true };
     // In order and not at once: who came first has the first claim to the stock.
     const first = await commitInHalves(database, commit, requests.slice(0, middle), half);
     const rest = requests.slice(middle);

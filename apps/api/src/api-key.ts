@@ -1,22 +1,18 @@
-import { createHash, timingSafeEqual } from 'node:crypto';
-import type { RequestHandler } from 'express';
-import { Problem } from './problem.ts';
+import { hash, timingSafeEqual } from 'node:crypto';
+import type { IncomingHttpHeaders } from 'node:http';
 
 /**
- * Lets requests with the API key pass. Digests are compared, in constant time, so that neither the length nor the
- * content of the key can be measured.
+ * Makes the check of the API key. Digests are compared, in constant time, so that neither the length nor the content of
+ * the key can be measured.
  */
-export function requireApiKey(apiKey: string): RequestHandler {
+export function apiKeyCheck(apiKey: string): (headers: IncomingHttpHeaders) => boolean {
   const expected = digest(apiKey);
-  return (request, _response, next) => {
-    const [, presented] = /^Bearer +([^ ]+) *$/i.exec(request.headers.authorization ?? '') ?? [];
-    if (presented === undefined || !timingSafeEqual(digest(presented), expected)) {
-      throw new Problem('unauthorized', 'Send the API key as `Authorization: Bearer <key>`.');
-    }
-    next();
+  return ({ authorization = '' }) => {
+    const presented = /^Bearer +([^ ]+) *$/i.exec(authorization)?.[1];
+    return presented !== undefined && timingSafeEqual(digest(presented), expected);
   };
 }
 
 function digest(text: string): Buffer {
-  return createHash('sha256').update(text).digest();
+  return hash('sha256', text, 'buffer');
 }

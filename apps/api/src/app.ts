@@ -1,12 +1,15 @@
+import { IncomingMessage, ServerResponse, type IncomingHttpHeaders, type RequestListener } from 'node:http';
+import { Socket } from 'node:net';
 import type { Deadlines } from '@lapse/deadlines';
 import type { Orders } from '@lapse/orders';
-import { healthHandler, Histogram, type HealthOptions, type Log } from '@lapse/runtime';
-import express, { type Express, type RequestHandler } from 'express';
+import { healthHandler, Histogram, type HealthOptions, type Log, type Metrics } from '@lapse/runtime';
+import express, { type RequestHandler } from 'express';
 import helmet from 'helmet';
-import { requireApiKey } from './api-key.ts';
-import { problemHandler, unknownRoute } from './problem.ts';
-import { orderRoutes } from './routes/orders.ts';
-import { paymentRoutes } from './routes/payments.ts';
+import { apiKeyCheck } from './api-key.ts';
+import { fastLane } from './fast-lane.ts';
+import { Problem, problemHandler, unknownRoute } from './problem.ts';
+import { checkoutCall, orderRoutes } from './routes/orders.ts';
+import { payCall, paymentRoutes } from './routes/payments.ts';
 import { stockRoutes } from './routes/stock.ts';
 
 /** What the API is made of. */
@@ -20,25 +23,54 @@ export interface ApiOptions {
   readonly log: Log;
 }
 
+/** The most bytes a body may have. */
+const maxBodyBytes = 128 * 1024;
+
 /** The HTTP API, v1. */
-export function createApi(options: ApiOptions): Express {
+export function createApi(options: ApiOptions): RequestListener {
   const { health, log } = options;
+  const isAuthorized = apiKeyCheck(options.apiKey);
+  const headers = securityHeaders();
+  const time = requestTimer(health.metrics);
+  const checkout = checkoutCall(options);
+  const pay = payCall(options);
+  const isCarried = fastLane({ checkout, pay, isAuthorized, headers, time, maxBodyBytes, log });
+
   const app = express();
+  app.disable('x-powered-by');
   app.set('trust proxy', options.trustProxy).set('etag', false).set('query parser', 'simple');
   app.use(healthHandler(health));
-  app.use(securityHeaders());
-  app.use(timeRequests(health));
+  app.use((request, response, next) => {
+    response.set(headers);
+    time(request, response, () => routePath(request.route));
+    next();
+  });
   // The key is checked before the body is read: nobody else makes us parse anything.
-  app.use('/v1', requireApiKey(options.apiKey), express.json({ limit: '128kb' }));
-  app.use(orderRoutes(options), paymentRoutes(options), stockRoutes(options));
+  app.use('/v1', requireKey(isAuthorized), express.json({ limit: maxBodyBytes }));
+  app.use(orderRoutes({ ...options, checkout }), paymentRoutes({ ...options, pay }), stockRoutes(options));
   app.use(unknownRoute);
   app.use(problemHandler(log));
-  return app;
+  return (request, response) => {
+    if (!isCarried(request, response)) app(request, response);
+  };
 }
 
-/** For answers that are JSON: those of helmet's headers that say something about a page are left out. */
-function securityHeaders(): RequestHandler {
-  return helmet({
+function requireKey(isAuthorized: (headers: IncomingHttpHeaders) => boolean): RequestHandler {
+  return (request, _response, next) => {
+    if (!isAuthorized(request.headers))
+      throw new Problem('unauthorized', 'Send the API key as `Authorization: Bearer <key>`.');
+    next();
+  };
+}
+
+/**
+ * Helmet's headers for answers that are JSON: those that say something about a page are left out. They are the same for
+ * every answer, so it is asked once.
+ */
+function securityHeaders(): Record<string, string> {
+  const request = new IncomingMessage(new Socket());
+  const response = new ServerResponse(request);
+  helmet({
     contentSecurityPolicy: {
       useDefaults: false,
       directives: { defaultSrc: ["'none'"], frameAncestors: ["'none'"] },
@@ -49,10 +81,15 @@ function securityHeaders(): RequestHandler {
     xDownloadOptions: false,
     xPermittedCrossDomainPolicies: false,
     xXssProtection: false,
-  });
+  })(request, response, () => undefined);
+  return Object.fromEntries(
+    Object.entries(response.getHeaders()).map(([name, value]) => [name, String(value)]),
+  );
 }
 
-function timeRequests({ metrics }: HealthOptions): RequestHandler {
+function requestTimer(
+  metrics: Metrics,
+): (request: IncomingMessage, response: ServerResponse, route: () => string) => void {
   const durations = new Histogram({
     name: 'lapse_http_request_duration_seconds',
     help: 'Time from a request to the end of its answer',
@@ -60,16 +97,14 @@ function timeRequests({ metrics }: HealthOptions): RequestHandler {
     buckets: [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5],
     registers: [metrics],
   });
-  return (request, response, next) => {
+  return ({ method = '' }, response, route) => {
     const startedAt = performance.now();
     response.on('finish', () => {
-      const route: unknown = request.route;
       durations.observe(
-        { method: request.method, route: routePath(route), status: response.statusCode },
+        { method, route: route(), status: response.statusCode },
         (performance.now() - startedAt) / 1000,
       );
     });
-    next();
   };
 }
 

@@ -1,7 +1,7 @@
-import { createHash } from 'node:crypto';
+import { hash } from 'node:crypto';
 import type { IdempotencyKey } from '@lapse/orders';
-import type { Request } from 'express';
 import { z } from 'zod';
+import type { Call } from './answer.ts';
 import { Problem, type FieldError } from './problem.ts';
 
 /**
@@ -22,8 +22,7 @@ export function parse<Schema extends z.ZodType>(schema: Schema, value: unknown):
  *
  * @throws Problem `invalid_request` also where there is none
  */
-export function parseBody<Schema extends z.ZodType>(schema: Schema, request: Request): z.output<Schema> {
-  const body: unknown = request.body;
+export function parseBody<Schema extends z.ZodType>(schema: Schema, { body }: Call): z.output<Schema> {
   if (body === undefined) throw noJsonBody();
   return parse(schema, body);
 }
@@ -31,10 +30,9 @@ export function parseBody<Schema extends z.ZodType>(schema: Schema, request: Req
 /** Parses a JSON body that may be missing; one of another type is not taken for a missing one. */
 export function parseOptionalBody<Schema extends z.ZodType>(
   schema: Schema,
-  request: Request,
+  { body, headers }: Call,
 ): z.output<Schema> {
-  const body: unknown = request.body;
-  const { 'content-length': length = '0', 'transfer-encoding': encoding } = request.headers;
+  const { 'content-length': length = '0', 'transfer-encoding': encoding } = headers;
   if (body === undefined && (length !== '0' || encoding !== undefined)) throw noJsonBody();
   return parse(schema, body ?? {});
 }
@@ -71,8 +69,8 @@ export const text = (max: number) =>
 const orderId = z.uuid();
 
 /** The id of an order in a path; one that is no UUID names no order. */
-export function parseOrderId(request: Request): string {
-  const id = orderId.safeParse(request.params['id']);
+export function parseOrderId({ params }: Call): string {
+  const id = orderId.safeParse(params['id']);
   if (!id.success) throw new Problem('order_not_found', 'Order ids are UUIDs.');
   return id.data.toLowerCase();
 }
@@ -82,23 +80,23 @@ const idempotencyHeader = z.object({
 });
 
 /**
- * Reads the `Idempotency-Key` of a request, if it has one.
+ * Reads the `Idempotency-Key` of a call, if it has one.
  *
  * @param route whose key it is; the same key on another route is another one
  * @param meaning what makes two requests the same: equal in JSON, equal in meaning
  */
 export function parseIdempotencyKey(
-  request: Request,
+  { headers }: Call,
   route: string,
   meaning: unknown,
 ): IdempotencyKey | undefined {
-  const header = request.headers['idempotency-key'];
+  const header = headers['idempotency-key'];
   if (header === undefined) return undefined;
   const key = parse(idempotencyHeader, { 'Idempotency-Key': header });
   return {
     scope: `api ${route}`,
     key: key['Idempotency-Key'],
-    bodyHash: createHash('sha256').update(JSON.stringify(meaning)).digest(),
+    bodyHash: hash('sha256', JSON.stringify(meaning), 'buffer'),
   };
 }
 

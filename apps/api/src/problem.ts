@@ -1,5 +1,6 @@
 import { BatcherFull, DatabaseUnavailable, type Log } from '@lapse/runtime';
 import type { ErrorRequestHandler, RequestHandler } from 'express';
+import { writeAnswer, type Answer } from './answer.ts';
 
 /** Every code an answer of the API can carry, with its HTTP status and title. Codes are stable. */
 const codes = {
@@ -48,38 +49,48 @@ export function invalidField(field: string, message: string): Problem {
   return new Problem('invalid_request', `${field}: ${message}`, { errors: [{ field, message }] });
 }
 
+/** The problem of a body that cannot be read. */
+export function notJson(): Problem {
+  return new Problem('invalid_request', 'The body is not JSON in UTF-8.');
+}
+
 /** Answers what no route took. */
 export const unknownRoute: RequestHandler = (request) => {
   throw new Problem('not_found', `There is no ${request.method} ${request.path}.`);
 };
 
-/** Writes errors as `application/problem+json`. What is not the client's is logged. */
+/** Answers errors in Express. */
 export function problemHandler(log: Log): ErrorRequestHandler {
   return (error: unknown, request, response, next) => {
-    const problem = toProblem(error);
-    if (problem.code === 'internal_error') {
-      log.error({ err: error, method: request.method, path: request.path }, 'request failed');
-    }
-    if (response.headersSent) {
-      next(error);
-      return;
-    }
-    const [status, title] = codes[problem.code];
-    if (status === 503) response.setHeader('Retry-After', '1');
-    if (status === 401) response.setHeader('WWW-Authenticate', 'Bearer');
-    response
-      .status(status)
-      .type('application/problem+json')
-      .send(
-        JSON.stringify({
-          type: `urn:lapse:problem:${problem.code}`,
-          title,
-          status,
-          code: problem.code,
-          detail: problem.message,
-          ...problem.details,
-        }),
-      );
+    const answer = answerProblem(error, { log, method: request.method, path: request.path });
+    if (response.headersSent) next(error);
+    else writeAnswer(response, answer);
+  };
+}
+
+/** The answer to a call that failed, as `application/problem+json`. What is not the client's is logged. */
+export function answerProblem(
+  error: unknown,
+  { log, ...call }: { readonly log: Log; readonly method: string | undefined; readonly path: string },
+): Answer {
+  const problem = toProblem(error);
+  if (problem.code === 'internal_error') log.error({ err: error, ...call }, 'request failed');
+  const [status, title] = codes[problem.code];
+  return {
+    status,
+    headers: {
+      'Content-Type': 'application/problem+json; charset=utf-8',
+      ...(status === 503 ? { 'Retry-After': '1' } : {}),
+      ...(status === 401 ? { 'WWW-Authenticate': 'Bearer' } : {}),
+    },
+    body: {
+      type: `urn:lapse:problem:${problem.code}`,
+      title,
+      status,
+      code: problem.code,
+      detail: problem.message,
+      ...problem.details,
+    },
   };
 }
 
@@ -95,7 +106,7 @@ function toProblem(error: unknown): Problem {
     case 413:
       return new Problem('payload_too_large', 'A body may have 128 KiB at most.');
     default:
-      return new Problem('invalid_request', 'The body is not JSON in UTF-8.');
+      return notJson();
   }
 }
 

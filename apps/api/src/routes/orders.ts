@@ -2,6 +2,7 @@ import type { Deadlines } from '@lapse/deadlines';
 import type { Order, Orders } from '@lapse/orders';
 import { Router, type Request } from 'express';
 import { z } from 'zod';
+import { writeAnswer, type Answer, type Call } from '../answer.ts';
 import {
   pageLimit,
   parse,
@@ -42,23 +43,28 @@ const extendBody = z
     return z.NEVER;
   });
 
-/** Orders: place, read, list, cancel, extend. */
-export function orderRoutes({ orders, deadlines }: { orders: Orders; deadlines: Deadlines }): Router {
-  const router = Router();
-
-  router.post('/v1/orders', async (request, response) => {
-    const body = parseBody(checkoutBody, request);
+/** Places an order and arms its deadline. */
+export function checkoutCall(options: {
+  orders: Orders;
+  deadlines: Deadlines;
+}): (call: Call) => Promise<Answer> {
+  const { orders, deadlines } = options;
+  return async (call) => {
+    const body = parseBody(checkoutBody, call);
     const answer = await orders.checkout({
       ...body,
       actor,
-      idempotency: parseIdempotencyKey(request, 'POST /v1/orders', body),
+      idempotency: parseIdempotencyKey(call, 'POST /v1/orders', body),
     });
     switch (answer.outcome) {
       case 'placed':
         // Also for a replay: the first answer may have been lost together with its process, before it armed.
         if (answer.order.status === 'pending_payment') await deadlines.arm(deadlineOf(answer.order));
-        response.status(201).location(`/v1/orders/${answer.order.id}`).json(presentOrder(answer.order));
-        return;
+        return {
+          status: 201,
+          headers: { Location: `/v1/orders/${answer.order.id}` },
+          body: presentOrder(answer.order),
+        };
       case 'out_of_stock':
         throw new Problem('out_of_stock', `Not enough of ${answer.skus.join(', ')}.`, { skus: answer.skus });
       case 'unknown_sku':
@@ -71,6 +77,20 @@ export function orderRoutes({ orders, deadlines }: { orders: Orders; deadlines: 
       case 'order_not_found':
         throw orderNotFound(answer.orderId);
     }
+  };
+}
+
+/** Orders: place, read, list, cancel, extend. */
+export function orderRoutes(options: {
+  orders: Orders;
+  deadlines: Deadlines;
+  checkout: (call: Call) => Promise<Answer>;
+}): Router {
+  const { orders, deadlines, checkout } = options;
+  const router = Router();
+
+  router.post('/v1/orders', async (request, response) => {
+    writeAnswer(response, await checkout(request));
   });
 
   router.get('/v1/orders', async (request, response) => {

@@ -2,6 +2,7 @@ import type { Deadlines } from '@lapse/deadlines';
 import type { Orders, Payment } from '@lapse/orders';
 import { Router } from 'express';
 import { z } from 'zod';
+import { writeAnswer, type Answer, type Call } from '../answer.ts';
 import { pageLimit, parse, parseBody, parseIdempotencyKey, parseOrderId, text } from '../parse.ts';
 import { presentOrder } from '../present.ts';
 import { Problem } from '../problem.ts';
@@ -25,19 +26,18 @@ const workCursor = z
 
 const workQuery = z.strictObject({ cursor: workCursor.optional(), limit: pageLimit });
 
-/** Payments: report one, and list those that a person must decide about. */
-export function paymentRoutes({ orders, deadlines }: { orders: Orders; deadlines: Deadlines }): Router {
-  const router = Router();
-
-  router.post('/v1/orders/:id/payments', async (request, response) => {
-    const orderId = parseOrderId(request);
-    const body = parseBody(paymentBody, request);
+/** Records a payment; where it paid its order, the deadline is disarmed. */
+export function payCall(options: { orders: Orders; deadlines: Deadlines }): (call: Call) => Promise<Answer> {
+  const { orders, deadlines } = options;
+  return async (call) => {
+    const orderId = parseOrderId(call);
+    const body = parseBody(paymentBody, call);
     const answer = await orders.pay({
       ...body,
       orderId,
       verified: false,
       actor: 'api',
-      idempotency: parseIdempotencyKey(request, 'POST /v1/orders/{id}/payments', [orderId, body]),
+      idempotency: parseIdempotencyKey(call, 'POST /v1/orders/{id}/payments', [orderId, body]),
     });
     switch (answer.outcome) {
       case 'order_not_found':
@@ -59,7 +59,18 @@ export function paymentRoutes({ orders, deadlines }: { orders: Orders; deadlines
       case 'amount_mismatch':
         break;
     }
-    response.json({ outcome: answer.outcome, order: presentOrder(answer.order), payment: answer.payment });
+    const { outcome, order, payment } = answer;
+    return { status: 200, body: { outcome, order: presentOrder(order), payment } };
+  };
+}
+
+/** Payments: report one, and list those that a person must decide about. */
+export function paymentRoutes(options: { orders: Orders; pay: (call: Call) => Promise<Answer> }): Router {
+  const { orders, pay } = options;
+  const router = Router();
+
+  router.post('/v1/orders/:id/payments', async (request, response) => {
+    writeAnswer(response, await pay(request));
   });
 
   router.get('/v1/money/work', async (request, response) => {

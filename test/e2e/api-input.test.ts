@@ -1,4 +1,6 @@
+import { once } from 'node:events';
 import { request as httpRequest, type IncomingHttpHeaders } from 'node:http';
+import { connect } from 'node:net';
 import { gzipSync } from 'node:zlib';
 
 import type { Order, Stock, Timeline } from '@lapse/client';
@@ -1006,5 +1008,55 @@ describe('the contract', () => {
     const { date: _, ...headers } = read.headers;
     expect(head).toMatchObject({ status: 200, headers, text: '' });
     expect(headers['content-length']).toBe(String(read.text.length));
+  });
+});
+
+describe('the fast lane', () => {
+  /** The same call, written so that only Express takes it. */
+  const byExpress = ({ headers, ...sent }: Sent): Sent => ({
+    ...sent,
+    headers: { ...headers, 'Content-Type': 'application/json;charset="utf-8"' },
+  });
+  /** What may differ between two answers: the time, and the order. */
+  const alike = ({ status, headers: { date: _, location, ...headers }, json }: Answer) => ({
+    status,
+    headers,
+    hasLocation: location === `/v1/orders/${json.id}`,
+    keys: Object.keys(json),
+    json: json.code === undefined ? undefined : json,
+  });
+
+  test.each<[string, Sent]>([
+    ['a checkout', place({ reference: 'fast' })],
+    ['one that lacks a field', place({ currency: undefined })],
+    ['one of an unknown SKU', place({ items: [{ ...mug, sku: 'no-such-sku' }] })],
+    ['one with a wrong idempotency key', { ...place({}), headers: { 'Idempotency-Key': 'ü' } }],
+    ['a body that is no JSON', placeRaw('{"currency":')],
+    ['a body that is no object', placeRaw('null')],
+    ['a body that is an array', placeRaw('[]')],
+    ['a body that begins with a byte order mark', placeRaw(`\uFEFF${JSON.stringify(checkout)}`)],
+    ['a body that is not UTF-8', placeRaw(Buffer.from('{"currency":"\xff"}', 'latin1'))],
+    ['a payment of an order that is paid', pay({ providerPaymentId: 'the-one' }, '{paid}')],
+    ['one of an order that is not there', pay({}, '01890000-0000-7000-8000-000000000000')],
+    ['one of no order', pay({}, '------------------------------------')],
+    ['a call with a wrong key', { ...place({}), headers: { Authorization: 'Bearer wrong' } }],
+  ])('answers %s as Express does', async (_, sent) => {
+    const [fast, express] = [await send(sent), await send(byExpress(sent))];
+    expect(alike(fast)).toEqual(alike(express));
+  });
+
+  test('forgets a call whose client leaves in the middle of the body', async () => {
+    const { hostname, port } = new URL(fleet.apis[0]?.url ?? '');
+    const before = await everything();
+    const socket = connect(Number(port), hostname);
+    socket.on('error', () => undefined);
+    socket.write(
+      'POST /v1/orders HTTP/1.1\r\nHost: lapse\r\nContent-Type: application/json\r\n' +
+        `Authorization: Bearer ${apiKey}\r\nContent-Length: 500\r\n\r\n${JSON.stringify(checkout)}`,
+      () => socket.resetAndDestroy(),
+    );
+    await once(socket, 'close');
+    expect((await send(get('/v1/stock/mug'))).status).toBe(200);
+    expect(await everything()).toEqual(before);
   });
 });

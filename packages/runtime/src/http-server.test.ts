@@ -2,6 +2,7 @@ import { once } from 'node:events';
 import { Agent, get, type IncomingMessage, type RequestListener } from 'node:http';
 import { connect, createServer, type AddressInfo, type Server, type Socket } from 'node:net';
 import { text } from 'node:stream/consumers';
+import { setImmediate as nextTurn, setTimeout as delay } from 'node:timers/promises';
 import { afterEach, describe, expect, test } from 'vitest';
 import { httpService, type HttpService } from './http-server.ts';
 import { createLog } from './log.ts';
@@ -62,6 +63,11 @@ async function send(port: number, piece: string): Promise<Socket> {
   await once(socket, 'connect');
   socket.write(piece);
   return socket;
+}
+
+/** Waits until a stop has closed the listener. */
+async function listenerClosed(service: HttpService): Promise<void> {
+  while (!service.draining) await nextTurn();
 }
 
 /** An agent that keeps one connection. */
@@ -129,7 +135,7 @@ describe('stopping', () => {
     await arrived;
     let isStopped = false;
     const stopped = service.stop().then(() => (isStopped = true));
-    // The listener is closed: the stop has begun.
+    await listenerClosed(service);
     await expect(ask(service.port)).rejects.toMatchObject({ code: 'ECONNREFUSED' });
     expect(isStopped).toBe(false);
     release();
@@ -144,7 +150,34 @@ describe('stopping', () => {
     const agent = keepAlive();
     expect(await ask(port, { agent })).toMatchObject({ status: 200 });
     const stopped = service.stop();
+    await listenerClosed(service);
     expect(await ask(port, { agent })).toMatchObject({ status: 200, connection: 'close' });
+    await stopped;
+  });
+
+  test('answers those that wait to be accepted', async () => {
+    const service = aService();
+    await service.start();
+    const { port } = service;
+    const asked = Array.from({ length: 20 }, () => ask(port));
+    // Now they are connected, as far as the system is concerned, and nothing of theirs was read.
+    await new Promise((resolve) => process.nextTick(resolve));
+    await service.stop();
+    for (const answer of await Promise.all(asked)) expect(answer).toMatchObject({ status: 200 });
+  });
+
+  test('goes on to answer kept-alive connections while they bring requests', async () => {
+    const service = aService();
+    await service.start();
+    const { port } = service;
+    const agents = Array.from({ length: 5 }, keepAlive);
+    for (const agent of agents) await ask(port, { agent });
+    const stopped = service.stop();
+    await listenerClosed(service);
+    for (const agent of agents) {
+      await delay(300);
+      expect(await ask(port, { agent })).toMatchObject({ status: 200, connection: 'close' });
+    }
     await stopped;
   });
 
@@ -157,6 +190,7 @@ describe('stopping', () => {
     socket.write(request);
     await once(socket, 'data');
     const stopped = service.stop();
+    await listenerClosed(service);
     socket.write(request);
     // Beyond the instant at which idle connections are closed.
     const busyUntil = performance.now() + 700;
@@ -264,6 +298,7 @@ describe('stopping', () => {
     const asked = ask(service.port, { agent: keepAlive() });
     await expect.poll(() => begun.finish).toBeDefined();
     const stopped = service.stop();
+    await listenerClosed(service);
     await expect(ask(service.port)).rejects.toMatchObject({ code: 'ECONNREFUSED' });
     begun.finish?.();
     expect(await asked).toMatchObject({ body: 'begun, done' });

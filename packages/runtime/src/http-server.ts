@@ -5,8 +5,15 @@ import type { Log } from './log.ts';
 import { OperatorError } from './run-main.ts';
 import type { Service } from './service.ts';
 
-/** How long kept-alive connections may still bring requests after the listener closed, ms. */
+/**
+ * After the listener closed, kept-alive connections may still bring requests: until this long none came, ms, but no
+ * longer than `mostLastRequestsMs`. Who uses a pool of connections finds them closed one by one, each with an answer.
+ */
 const lastRequestsMs = 500;
+const mostLastRequestsMs = 3000;
+
+/** How long a stop waits for a moment in which no connection comes, ms. */
+const acceptPatienceMs = 500;
 
 /**
  * How long a client may then take for its part of a request, ms: to send the rest of a body, to read an answer. Well
@@ -25,9 +32,9 @@ export interface HttpService extends Service {
 }
 
 /**
- * Serves HTTP until it is stopped, without dropping a request it accepted: on stop it closes the listener, answers
- * what is under way and what kept-alive connections still send with `Connection: close`, then closes those without a
- * request. A handler has the time it needs, a client that does not send its body or read its answer has not.
+ * Serves HTTP until it is stopped, without dropping a request: on stop it accepts what waits to be, closes the listener,
+ * answers what is under way and what kept-alive connections still send with `Connection: close`, then closes those
+ * without a request. A handler has the time it needs, a client that does not send its body or read its answer has not.
  *
  * @param options.setting name of the port's setting, for the error of a taken port
  * @param options.tryNextPorts whether a taken port moves on to the next free one
@@ -45,18 +52,40 @@ export function httpService(options: {
   let draining = false;
   const underWay = new Set<ServerResponse>();
   const sockets = new Set<Socket>();
+  let acceptedCount = 0;
+  let requestCount = 0;
   const server = createServer((request, response) => {
+    requestCount += 1;
     underWay.add(response);
     response.once('close', () => underWay.delete(response));
     if (draining) closeAfter(response);
     handler(request, response);
   });
   server.on('connection', (socket) => {
+    acceptedCount += 1;
     sockets.add(socket);
     socket.once('close', () => sockets.delete(socket));
   });
   // Longer than the idle time-out of common load balancers (60 s), so that it is they who close a connection.
   server.keepAliveTimeout = 65_000;
+
+  /** What waits to be accepted when the listener closes is reset, and a turn of the event loop accepts one. */
+  const untilAccepted = async (): Promise<void> => {
+    const giveUpAt = performance.now() + acceptPatienceMs;
+    for (let before = -1; before !== acceptedCount && performance.now() < giveUpAt;) {
+      before = acceptedCount;
+      await nextTurn();
+      await nextTurn();
+    }
+  };
+
+  const lastRequests = async (closed: Promise<void>): Promise<void> => {
+    const giveUpAt = performance.now() + mostLastRequestsMs;
+    for (let before = -1; before !== requestCount && performance.now() < giveUpAt && sockets.size > 0;) {
+      before = requestCount;
+      await Promise.race([closed, delay(lastRequestsMs, undefined, { ref: false })]);
+    }
+  };
 
   return {
     name,
@@ -73,15 +102,16 @@ export function httpService(options: {
       log.info({ port, service: name }, 'listening');
     },
     async stop() {
+      if (server.listening) await untilAccepted();
       if (!server.listening) return;
       draining = true;
       for (const response of underWay) closeAfter(response);
       const closed = new Promise<void>((resolve) => server.once('close', resolve));
       // http.Server.close would cut idle kept-alive connections, on which a request may be under way to us.
       NetServer.prototype.close.call(server);
+      await lastRequests(closed);
       let wereWaiting = new Set<ServerResponse>();
-      for (let pauseMs = lastRequestsMs; sockets.size > 0; pauseMs = slowClientMs) {
-        await Promise.race([closed, delay(pauseMs, undefined, { ref: false })]);
+      while (sockets.size > 0) {
         // Timers come before sockets in a turn of the event loop: what was sent while this process was busy is read first.
         await nextTurn();
         const waiting = new Set([...underWay].filter(waitsForClient));
@@ -92,6 +122,7 @@ export function httpService(options: {
         // Not closeIdleConnections: to Node a connection is busy that never sent anything, or a part of a head.
         for (const socket of sockets) if (!kept.has(socket)) socket.destroy();
         wereWaiting = waiting;
+        await Promise.race([closed, delay(slowClientMs, undefined, { ref: false })]);
       }
       await closed;
     },

@@ -1011,21 +1011,21 @@ describe('the contract', () => {
   });
 });
 
+/** What two answers to the same call must have in common: all but the time, and the order. */
+const alike = ({ status, headers: { date: _, location, ...headers }, json }: Answer) => ({
+  status,
+  headers,
+  hasLocation: location === `/v1/orders/${json.id}`,
+  keys: Object.keys(json),
+  json: json.code === undefined ? undefined : json,
+});
+
 describe('the fast lane', () => {
   /** The same call, written so that only Express takes it. */
   const byExpress = ({ headers, ...sent }: Sent): Sent => ({
     ...sent,
     headers: { ...headers, 'Content-Type': 'application/json;charset="utf-8"' },
   });
-  /** What may differ between two answers: the time, and the order. */
-  const alike = ({ status, headers: { date: _, location, ...headers }, json }: Answer) => ({
-    status,
-    headers,
-    hasLocation: location === `/v1/orders/${json.id}`,
-    keys: Object.keys(json),
-    json: json.code === undefined ? undefined : json,
-  });
-
   test.each<[string, Sent]>([
     ['a checkout', place({ reference: 'fast' })],
     ['one that lacks a field', place({ currency: undefined })],

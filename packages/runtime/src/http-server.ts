@@ -10,7 +10,7 @@ import type { Service } from './service.ts';
  * longer than `mostLastRequestsMs`. Who uses a pool of connections finds them closed one by one, each with an answer.
  */
 const lastRequestsMs = 500;
-const mostLastRequestsMs = 3000;
+const mostLastRequestsMs = 5000;
 
 /** How long a stop waits for a moment in which no connection comes, ms. */
 const acceptPatienceMs = 500;

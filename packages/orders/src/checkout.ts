@@ -1,4 +1,4 @@
-import type { Batcher, Database, Queryable, Statement } from '@lapse/runtime';
+import type { Batcher, Database, Statement, Transaction } from '@lapse/runtime';
 import { v7 as uuidv7 } from 'uuid';
 import { allocate, type Allocation, type StockLevel } from './allocate.ts';
 import { readOrders } from './find.ts';
@@ -130,7 +130,7 @@ export function createCheckout(options: {
 }
 
 async function commitCheckouts(
-  tx: Queryable,
+  tx: Transaction,
   drafts: readonly Draft[],
   retry: boolean,
 ): Promise<readonly CheckoutAnswer[]> {
@@ -199,7 +199,7 @@ function answerAllocated(
 }
 
 async function write(
-  tx: Queryable,
+  tx: Transaction,
   drafts: readonly Draft[],
   holds: ReadonlyMap<string, number>,
 ): Promise<Date | undefined> {
@@ -210,11 +210,13 @@ async function write(
   const keys = drafts.flatMap(({ request: { idempotency }, id }): KeptKey[] =>
     idempotency === undefined ? [] : [keep(idempotency, { orderId: id, paymentId: null, outcome: 'placed' })],
   );
-  const [row] = await tx.query<{ at: Date }>(placeOrders, [
+  const placing = tx.query<{ at: Date }>(placeOrders, [
     JSON.stringify(rows),
     JSON.stringify(Array.from(holds, ([sku, quantity]) => ({ sku, quantity }))),
     JSON.stringify(keys),
   ]);
+  tx.commit();
+  const [row] = await placing;
   return row?.at;
 }
 

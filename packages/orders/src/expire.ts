@@ -4,8 +4,8 @@ import {
   transaction,
   type BatchAnswer,
   type Database,
-  type Queryable,
   type Statement,
+  type Transaction,
 } from '@lapse/runtime';
 import { createBrake, isSuspicious, type Brake, type BrakeLimits } from './brake.ts';
 import { isFrozen, shareFreezeLock } from './freeze.ts';
@@ -268,11 +268,13 @@ async function postpone(database: Database, ids: readonly string[], pauseMs: num
 }
 
 async function judge(
-  tx: Queryable,
+  tx: Transaction,
   statement: Statement,
   values: readonly unknown[],
 ): Promise<Map<string, BoundedAnswer>> {
-  const [, rows] = await Promise.all([shareFreezeLock(tx), tx.query<JudgedRow>(statement, values)]);
+  const judging = Promise.all([shareFreezeLock(tx), tx.query<JudgedRow>(statement, values)]);
+  tx.commit();
+  const [, rows] = await judging;
   return new Map(rows.map((row) => [row.id, toAnswer(row)]));
 }
 

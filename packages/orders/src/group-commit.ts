@@ -6,7 +6,7 @@ import {
   transaction,
   type BatchAnswer,
   type Database,
-  type Queryable,
+  type Transaction,
 } from '@lapse/runtime';
 
 /** Requests that may wait for a commit; more than these are told that the service is unavailable. */
@@ -19,7 +19,7 @@ const maxWaiting = 10_000;
  *   takes no lock for a request whose twin is running: the twin may be what the first try waited for
  */
 export type CommitBatch<Request, Answer> = (
-  tx: Queryable,
+  tx: Transaction,
   requests: readonly Request[],
   retry: boolean,
 ) => Promise<readonly BatchAnswer<Answer>[]>;

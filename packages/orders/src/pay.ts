@@ -1,4 +1,4 @@
-import type { Batcher, Database, Queryable, Statement } from '@lapse/runtime';
+import type { Batcher, Database, Statement, Transaction } from '@lapse/runtime';
 import { v7 as uuidv7 } from 'uuid';
 import { readOrders } from './find.ts';
 import { groupCommit } from './group-commit.ts';
@@ -156,7 +156,7 @@ export function createPay(options: { database: Database }): (request: PayRequest
 }
 
 async function commitPayments(
-  tx: Queryable,
+  tx: Transaction,
   drafts: readonly Draft[],
   retry: boolean,
 ): Promise<readonly PayAnswer[]> {
@@ -182,7 +182,7 @@ async function commitPayments(
   });
   const answered = verdicts.filter((verdict) => verdict.kind !== 'refuse');
   // Sent together, run in this order: the answers are read as the write left them.
-  const [, orderById, paymentById] = await Promise.all([
+  const recording = Promise.all([
     told.length === 0 && keys.length === 0
       ? undefined
       : tx.query(recordPayments, [rowsOf(told), JSON.stringify(keys)]),
@@ -195,6 +195,8 @@ async function commitPayments(
       answered.map(({ paymentId }) => paymentId),
     ),
   ]);
+  tx.commit();
+  const [, orderById, paymentById] = await recording;
   return verdicts.map((verdict): PayAnswer => {
     if (verdict.kind === 'refuse') return { outcome: verdict.outcome };
     const order = orderById.get(verdict.orderId);

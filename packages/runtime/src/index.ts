@@ -13,6 +13,7 @@ export {
   transaction,
   type Database,
   type Queryable,
+  type Transaction,
   type Statement,
 } from './postgres.ts';
 export { connectRedis, countNodes, type RedisConnection } from './redis.ts';

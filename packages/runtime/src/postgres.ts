@@ -17,6 +17,15 @@ export interface Queryable {
   query<Row>(statement: Statement, values?: readonly unknown[]): Promise<Row[]>;
 }
 
+/** One transaction. */
+export interface Transaction extends Queryable {
+  /**
+   * Sends COMMIT right behind the statements that were sent, without a wait for their answers: what they lock is free a
+   * round trip sooner. Where one of them fails, the transaction is rolled back all the same. Nothing may be sent after it.
+   */
+  commit(): void;
+}
+
 /** PostgreSQL cannot be reached, or went away in the middle. What was under way may or may not be committed. */
 export class DatabaseUnavailable extends Error {
   readonly code = 'unavailable';
@@ -186,7 +195,7 @@ const serializationFailure = '40001';
  */
 export async function transaction<Result>(
   database: Database,
-  work: (tx: Queryable) => Promise<Result>,
+  work: (tx: Transaction) => Promise<Result>,
   options: { attempts?: number; lockTimeoutMs?: number } = {},
 ): Promise<Result> {
   const { attempts = 3, lockTimeoutMs = 2000 } = options;
@@ -202,7 +211,7 @@ export async function transaction<Result>(
 
 async function transactionOnce<Result>(
   database: Database,
-  work: (tx: Queryable) => Promise<Result>,
+  work: (tx: Transaction) => Promise<Result>,
   lockTimeoutMs: number,
 ): Promise<Result> {
   const client = await database.connect().catch((error: unknown) => {
@@ -232,9 +241,16 @@ async function transactionOnce<Result>(
   try {
     const begun = run(begin(lockTimeoutMs), []);
     begun.catch(() => undefined);
-    const result = await work({ query: (statement, values = []) => run(statement, values) });
+    let committed: Promise<unknown> | undefined;
+    const result = await work({
+      query: (statement, values = []) => run(statement, values),
+      commit() {
+        committed = run('commit', []);
+        committed.catch(() => undefined);
+      },
+    });
     await begun;
-    await run('commit', []);
+    await (committed ?? run('commit', []));
     return result;
   } catch (error) {
     if (!lost) await run('rollback', []).catch(() => undefined);

@@ -1,11 +1,14 @@
-import type { Batcher, Database, Statement, Transaction } from '@lapse/runtime';
+import { transaction, type Batcher, type Database, type Statement, type Transaction } from '@lapse/runtime';
 import { v7 as uuidv7 } from 'uuid';
 import { allocate, type Allocation, type StockLevel } from './allocate.ts';
 import { readOrders } from './find.ts';
 import { groupCommit } from './group-commit.ts';
 import {
+  areKeysClaimed,
   awaitTwin,
+  claimAllKeys,
   claimKeys,
+  identity,
   keep,
   keepKeys,
   withoutTwins,
@@ -65,12 +68,13 @@ interface StockRow {
   readonly held: number;
 }
 
-const placeOrders: Statement = {
-  name: 'checkout_place_orders',
-  text: `
-    with clock as materialized (
-      select date_trunc('milliseconds', clock_timestamp()) as at
-    ), draft as materialized (
+/**
+ * SQL that writes orders, holds, events and keys.
+ *
+ * @param clock CTEs up to `clock`, the time with its column `at`; where it has no row, nothing is written
+ */
+const placement = (clock: string): string => `
+    with ${clock}, draft as materialized (
       select * from jsonb_to_recordset($1::jsonb) as draft (
         n int, id uuid, partition smallint, reference text, channel text, "paymentMethod" text, currency text,
         amount bigint, items jsonb, metadata jsonb, "paymentWindowMs" bigint, actor text
@@ -87,7 +91,7 @@ const placeOrders: Statement = {
       cross join clock
       cross join lateral (select clock.at + "paymentWindowMs" * interval '1 ms' as at) as deadline
     ), held as (
-      -- The rows are locked already, in order, by the statement before.
+      -- The rows are locked already, in order.
       update stock s set held = s.held + h.quantity, updated_at = clock.at
       from jsonb_to_recordset($2::jsonb) as h (sku text, quantity bigint) cross join clock
       where s.sku = h.sku
@@ -99,7 +103,34 @@ const placeOrders: Statement = {
       from draft cross join clock
       order by n
     ), ${keepKeys('$3')}
-    select at from clock`,
+    select at from clock`;
+
+/** For orders whose stock is locked and was found to be enough. */
+const placeOrders: Statement = {
+  name: 'checkout_place_orders',
+  text: placement(`clock as materialized (
+      select date_trunc('milliseconds', clock_timestamp()) as at
+    )`),
+};
+
+/** For the most frequent batch: no key was used before, and there is enough of everything. Else it writes nothing. */
+const placeAllOrNone: Statement = {
+  name: 'checkout_place_all_or_none',
+  text: placement(`wanted as materialized (
+      select * from jsonb_to_recordset($2::jsonb) as wanted (sku text, quantity bigint)
+    ), locked as materialized (
+      select sku, on_hand, held from stock
+      where sku = any ($4::text[])
+      order by sku
+      for no key update
+    ), clock as materialized (
+      select date_trunc('milliseconds', clock_timestamp()) as at
+      where ${areKeysClaimed('$5', '$6')}
+        and (select count(*) from locked) = (select count(*) from wanted)
+        and not exists (
+          select from wanted join locked using (sku) where locked.held + wanted.quantity > locked.on_hand
+        )
+    )`),
 };
 
 /**
@@ -112,9 +143,16 @@ export function createCheckout(options: {
   partitionCount: number;
 }): (request: CheckoutRequest) => Promise<CheckoutAnswer> {
   const { database, partitionCount } = options;
+  /** Whether the last batch was all placed, so that the next one may well be. */
+  let isPlain = true;
   const batches: Batcher<Draft, CheckoutAnswer> = groupCommit({
     database,
-    commit: commitCheckouts,
+    commitAtOnce: (drafts) => (isPlain ? placeAtOnce(database, drafts) : Promise.resolve(undefined)),
+    async commit(tx, drafts, retry) {
+      const answers = await commitCheckouts(tx, drafts, retry);
+      isPlain = answers.every((answer) => answer.outcome === 'placed' && !answer.replayed);
+      return answers;
+    },
     maxSize: 200,
     maxConcurrent: 2,
   });
@@ -127,6 +165,42 @@ export function createCheckout(options: {
     };
     return awaitTwin(() => batches.submit(draft));
   };
+}
+
+/** How long a batch that is placed at once waits for its stock, ms. */
+const atOnceLockTimeoutMs = 250;
+
+/**
+ * Places all orders of a batch in a single round trip, so that their stock is locked no longer than PostgreSQL works. With
+ * one more, everybody who buys the same waited for a turn of this process's event loop.
+ *
+ * @returns undefined where one of them is not simply placed; then nothing was written
+ */
+async function placeAtOnce(
+  database: Database,
+  drafts: readonly Draft[],
+): Promise<readonly CheckoutAnswer[] | undefined> {
+  const keys = drafts.flatMap(({ request: { idempotency } }) => idempotency ?? []);
+  if (new Set(keys.map(identity)).size < keys.length) return undefined;
+  const wanted = new Map<string, number>();
+  for (const { request } of drafts) {
+    for (const { sku, quantity } of request.items) wanted.set(sku, (wanted.get(sku) ?? 0) + quantity);
+  }
+  const at = await transaction(
+    database,
+    async (tx) => {
+      const names = [keys.map(({ scope }) => scope), keys.map(({ key }) => key)];
+      const placing = Promise.all([
+        tx.query(claimAllKeys, names),
+        tx.query<{ at: Date }>(placeAllOrNone, [...rowsOf(drafts, wanted), [...wanted.keys()], ...names]),
+      ]);
+      tx.commit();
+      const [, [row]] = await placing;
+      return row?.at;
+    },
+    { lockTimeoutMs: atOnceLockTimeoutMs },
+  );
+  return at && drafts.map((draft) => ({ outcome: 'placed', order: newOrder(draft, at), replayed: false }));
 }
 
 async function commitCheckouts(
@@ -203,6 +277,14 @@ async function write(
   drafts: readonly Draft[],
   holds: ReadonlyMap<string, number>,
 ): Promise<Date | undefined> {
+  const placing = tx.query<{ at: Date }>(placeOrders, rowsOf(drafts, holds));
+  tx.commit();
+  const [row] = await placing;
+  return row?.at;
+}
+
+/** The first parameters of a placement: orders, holds, keys. */
+function rowsOf(drafts: readonly Draft[], holds: ReadonlyMap<string, number>): readonly string[] {
   const rows = drafts.map(({ request, id, partition, amount }, n) => {
     const { idempotency: _, ...fields } = request;
     return { n, id, partition, amount, ...fields };
@@ -210,14 +292,11 @@ async function write(
   const keys = drafts.flatMap(({ request: { idempotency }, id }): KeptKey[] =>
     idempotency === undefined ? [] : [keep(idempotency, { orderId: id, paymentId: null, outcome: 'placed' })],
   );
-  const placing = tx.query<{ at: Date }>(placeOrders, [
+  return [
     JSON.stringify(rows),
     JSON.stringify(Array.from(holds, ([sku, quantity]) => ({ sku, quantity }))),
     JSON.stringify(keys),
-  ]);
-  tx.commit();
-  const [row] = await placing;
-  return row?.at;
+  ];
 }
 
 /** The order as the statement wrote it, without reading it back. */

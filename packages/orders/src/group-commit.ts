@@ -12,6 +12,9 @@ import {
 /** Requests that may wait for a commit; more than these are told that the service is unavailable. */
 const maxWaiting = 10_000;
 
+/** How long a batch waits to be as large as the last one, ms. With 128 clients it made checkouts 1.4 times as many. */
+const companyMs = 3;
+
 /**
  * Handles a batch inside one transaction, answering in the order of the requests.
  *
@@ -26,25 +29,33 @@ export type CommitBatch<Request, Answer> = (
 
 /**
  * Commits concurrent requests together: one transaction, one flush of the log, a few round trips for all of them.
- * A lone request goes at once; under load whatever gathered while the last batch ran goes together.
+ * A lone request goes at once; under load whatever gathered while the last batch ran goes together, as soon as it is as
+ * much as that one had, or a moment later.
  *
  * - A data error is the error of the request that caused it, the others go through. So is a row that somebody holds.
  * - A connection that is lost may have been lost in COMMIT: the batch is tried once more, as a whole, told so.
  */
 export function groupCommit<Request, Answer>(options: {
   database: Database;
+  /**
+   * Tries the whole batch in one round trip, before `commit`: for a batch in which nothing is out of the ordinary. Undefined
+   * where something is, and nothing was written.
+   */
+  commitAtOnce?: (requests: readonly Request[]) => Promise<readonly Answer[] | undefined>;
   commit: CommitBatch<Request, Answer>;
   maxSize: number;
   maxConcurrent: number;
 }): Batcher<Request, Answer> {
-  const { database, commit, maxSize, maxConcurrent } = options;
+  const { database, commitAtOnce, commit, maxSize, maxConcurrent } = options;
   return new Batcher({
     maxSize,
     maxConcurrent,
     maxWaiting,
+    companyMs,
     async run(requests) {
       try {
-        return await commitInHalves(database, commit, requests);
+        const all = await commitAtOnce?.(requests).catch(unlessCulpritsAreSought);
+        return all ?? (await commitInHalves(database, commit, requests));
       } catch (error) {
         if (!(error instanceof DatabaseUnavailable)) throw error;
         return commitInHalves(database, commit, requests, { retry: true });
@@ -96,6 +107,11 @@ export async function commitInHalves<Request, Answer>(
     const rest = requests.slice(middle);
     return rest.length === 0 ? first : [...first, ...(await commitInHalves(database, commit, rest, half))];
   }
+}
+
+/** @throws the error, unless halving finds whose it is */
+function unlessCulpritsAreSought(error: unknown): undefined {
+  if (!isDataError(error) && !(error instanceof LockTimeout)) throw error;
 }
 
 const uniqueViolation = '23505';

@@ -91,6 +91,35 @@ export async function claimKeys(
   });
 }
 
+/**
+ * Claims all keys of a batch, or not quite all. For a statement that follows in the same transaction without a wait for
+ * the answer: that one asks `areKeysClaimed`.
+ */
+export const claimAllKeys: Statement = {
+  name: 'claim_all_idempotency_keys',
+  text: `
+    select set_config('lapse.keys_are_claimed', coalesce(bool_and(
+      pg_try_advisory_xact_lock(hashtextextended(wanted.scope || chr(31) || wanted.key, 0))
+    ), true)::text, true)
+    from unnest($1::text[], $2::text[]) as wanted (scope, key)`,
+};
+
+/**
+ * SQL: the keys are claimed by `claimAllKeys`, and none was used in the last 24 hours. It must be a statement of its own:
+ * what it reads was committed before the claims were had.
+ */
+export const areKeysClaimed = (scopes: string, keys: string): string => `
+        current_setting('lapse.keys_are_claimed')::boolean
+        and not exists (
+          select from unnest(${scopes}::text[], ${keys}::text[]) as wanted (scope, key)
+          cross join lateral (
+            -- One by one, see readOrders in find.ts.
+            select created_at from idempotency_keys kept
+            where kept.scope = wanted.scope and kept.key = wanted.key limit 1
+          ) as kept
+          where kept.created_at > clock_timestamp() - interval '24 hours'
+        )`;
+
 /** Those whose twin is not running: nothing is locked for the others, the twin may hold it. */
 export function withoutTwins<Request>(requests: readonly Request[], claims: readonly Claim[]): Request[] {
   return requests.filter((_, n) => claims[n]?.claim !== 'in_progress');
@@ -104,7 +133,8 @@ function settle(row: KeyRow, { bodyHash }: IdempotencyKey): Claim {
   };
 }
 
-function identity({ scope, key }: { readonly scope: string; readonly key: string }): string {
+/** Tells keys apart. */
+export function identity({ scope, key }: { readonly scope: string; readonly key: string }): string {
   return `${scope}\u001F${key}`;
 }
 

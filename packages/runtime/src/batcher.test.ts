@@ -164,6 +164,65 @@ describe('with a linger', () => {
   });
 });
 
+describe('with company', () => {
+  test('a batch waits to be as large as the last one, and goes the moment it is', async () => {
+    vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] });
+    const { batcher, batches, sent } = stage({ companyMs: 5, maxConcurrent: 2 });
+    const answers = ['a', 'b', 'c'].map((request) => batcher.submit(request));
+    await turn();
+    batches[0]?.finish();
+    await turn();
+    for (const request of ['d', 'e']) answers.push(batcher.submit(request));
+    await turn();
+    expect(sent()).toEqual(['abc']);
+    answers.push(batcher.submit('f'));
+    await turn();
+    expect(sent()).toEqual(['abc', 'def']);
+    expect(vi.getTimerCount()).toBe(0);
+    batches[1]?.finish();
+    expect(await Promise.all(answers)).toEqual(['A', 'B', 'C', 'D', 'E', 'F']);
+  });
+
+  test('one that stays smaller goes when its time is over, and the next like it at once', async () => {
+    vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] });
+    const { batcher, batches, sent } = stage({ companyMs: 5 });
+    const answers = ['a', 'b'].map((request) => batcher.submit(request));
+    await turn();
+    batches[0]?.finish();
+    await turn();
+    answers.push(batcher.submit('c'));
+    vi.advanceTimersByTime(4);
+    await turn();
+    expect(sent()).toEqual(['ab']);
+    vi.advanceTimersByTime(1);
+    expect(sent()).toEqual(['ab', 'c']);
+    batches[1]?.finish();
+    await turn();
+    answers.push(batcher.submit('d'));
+    await turn();
+    expect(sent()).toEqual(['ab', 'c', 'd']);
+    batches[2]?.finish();
+    expect(await Promise.all(answers)).toEqual(['A', 'B', 'C', 'D']);
+  });
+
+  test('what waited for a slot waits for company, too, when there is one', async () => {
+    vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] });
+    const { batcher, batches, sent } = stage({ companyMs: 5 });
+    const answers = ['a', 'b'].map((request) => batcher.submit(request));
+    await turn();
+    answers.push(batcher.submit('c'));
+    vi.advanceTimersByTime(10);
+    expect(sent()).toEqual(['ab']);
+    batches[0]?.finish();
+    await turn();
+    expect(sent()).toEqual(['ab']);
+    vi.advanceTimersByTime(5);
+    expect(sent()).toEqual(['ab', 'c']);
+    batches[1]?.finish();
+    expect(await Promise.all(answers)).toEqual(['A', 'B', 'C']);
+  });
+});
+
 test('no more than maxWaiting requests wait, and once they went there is room again', async () => {
   const { batcher, batches } = stage({ maxWaiting: 2 });
   const running = batcher.submit('a');

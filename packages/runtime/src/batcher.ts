@@ -10,6 +10,12 @@ export interface BatcherOptions<Request, Answer> {
   readonly maxConcurrent?: number;
   /** How long a batch may wait for company, ms. Default 0: a lone request goes at once. */
   readonly lingerMs?: number;
+  /**
+   * How long a batch may wait until it is as large as the last one was, ms. Under load those who were answered together
+   * come back one after the other: without this the first of them goes alone, and all others wait until it is done. A lone
+   * request after a lone one goes at once. Default 0.
+   */
+  readonly companyMs?: number;
   /** Most requests that may wait; one more is refused with BatcherFull. Default: no bound. */
   readonly maxWaiting?: number;
 }
@@ -40,6 +46,7 @@ export class Batcher<Request, Answer> {
   readonly #maxConcurrent: number;
   #waiting: Waiting<Request, Answer>[] = [];
   #running = 0;
+  #lastSize = 0;
   #timer: NodeJS.Timeout | undefined;
   #scheduled = false;
   #onIdle: (() => void)[] = [];
@@ -77,11 +84,12 @@ export class Batcher<Request, Answer> {
   }
 
   #schedule(): void {
-    const { lingerMs = 0, maxSize } = this.#options;
+    const { lingerMs = 0, companyMs = 0, maxSize } = this.#options;
+    const waitMs = this.#waiting.length < this.#lastSize ? Math.max(lingerMs, companyMs) : lingerMs;
     if (this.#waiting.length >= maxSize) {
       this.#flush();
-    } else if (lingerMs > 0) {
-      this.#timer ??= setTimeout(() => this.#flush(), lingerMs);
+    } else if (waitMs > 0) {
+      this.#timer ??= setTimeout(() => this.#flush(), waitMs);
     } else if (!this.#scheduled) {
       this.#scheduled = true;
       queueMicrotask(() => this.#flush());
@@ -99,6 +107,7 @@ export class Batcher<Request, Answer> {
 
   async #run(batch: readonly Waiting<Request, Answer>[]): Promise<void> {
     this.#running += 1;
+    this.#lastSize = batch.length;
     try {
       const answers = await this.#options.run(batch.map(({ request }) => request));
       batch.forEach(({ resolve, reject }, index) => {
@@ -111,7 +120,9 @@ export class Batcher<Request, Answer> {
       for (const { reject } of batch) reject(error);
     }
     this.#running -= 1;
-    if (this.#waiting.length > 0) this.#flush();
+    const { companyMs = 0 } = this.#options;
+    if (this.#waiting.length > 0 && companyMs > 0) this.#schedule();
+    else if (this.#waiting.length > 0) this.#flush();
     else if (this.#running === 0) for (const resolve of this.#onIdle.splice(0)) resolve();
   }
 }

@@ -54,6 +54,23 @@ export const mutants: readonly Mutant[] = [
     tests: ['packages/orders/src/lost-connection.test.ts'],
   },
   {
+    name: 'a batch that is placed at once takes keys whose twin is running',
+    file: 'packages/orders/src/idempotency.ts',
+    changes: [["current_setting('lapse.keys_are_claimed')::boolean", 'true']],
+    tests: ['packages/orders/src/idempotency.test.ts'],
+  },
+  {
+    name: 'a batch that is placed at once takes keys that were used',
+    file: 'packages/orders/src/idempotency.ts',
+    changes: [
+      [
+        "where kept.created_at > clock_timestamp() - interval '24 hours'\n        )`",
+        'where false\n        )`',
+      ],
+    ],
+    tests: ['packages/orders/src/idempotency.test.ts'],
+  },
+  {
     name: 'any amount pays',
     file: 'packages/orders/src/payments.ts',
     changes: [["return exact ? 'paid' : 'amount_mismatch';", "return exact ? 'paid' : 'paid';"]],

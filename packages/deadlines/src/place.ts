@@ -57,17 +57,40 @@ async function findJobs(
   queue: Queue,
   deadlines: readonly Deadline[],
 ): Promise<readonly (readonly [Deadline, FoundJob | Error])[]> {
-  const pipeline = redis.pipeline();
-  for (const { orderId } of deadlines) {
-    pipeline.zscore(queue.toKey('delayed'), orderId).exists(queue.toKey(orderId));
-  }
-  const replies = (await pipeline.exec()) ?? [];
-  return deadlines.map((deadline, index) => {
-    if (!isOrderId(deadline.orderId)) return [deadline, new NoOrderId(deadline.orderId)];
-    const [scoreError, score] = replies[2 * index] ?? [new NoReply(), null];
-    const [existsError, exists] = replies[2 * index + 1] ?? [new NoReply(), null];
-    return [deadline, scoreError ?? existsError ?? { exists: exists === 1, firesAtMs: firesAtMs(score) }];
+  const orderIds = deadlines.map(({ orderId }) => orderId).filter(isOrderId);
+  if (orderIds.length === 0) return deadlines.map((deadline) => [deadline, new NoOrderId(deadline.orderId)]);
+  const [scores, existing] = await Promise.all([
+    redis.zmscore(queue.toKey('delayed'), ...orderIds),
+    findExisting(redis, queue, orderIds),
+  ]);
+  const scoreOf = new Map(orderIds.map((orderId, n) => [orderId, scores[n] ?? null]));
+  return deadlines.map((deadline) => {
+    const score = scoreOf.get(deadline.orderId);
+    if (score === undefined) return [deadline, new NoOrderId(deadline.orderId)];
+    return [deadline, { exists: existing.has(deadline.orderId), firesAtMs: firesAtMs(score) }];
   });
+}
+
+/** Which of these jobs there are. Mostly it is none (after a flush) or all, and one command tells that. */
+async function findExisting(
+  redis: RedisConnection,
+  queue: Queue,
+  orderIds: readonly string[],
+): Promise<ReadonlySet<string>> {
+  const keys = orderIds.map((orderId) => queue.toKey(orderId));
+  const count = await redis.exists(...keys);
+  if (count === 0) return new Set();
+  if (count === keys.length) return new Set(orderIds);
+  const pipeline = redis.pipeline();
+  for (const key of keys) pipeline.exists(key);
+  const replies = (await pipeline.exec()) ?? [];
+  return new Set(
+    orderIds.filter((_, n) => {
+      const [error, exists] = replies[n] ?? [new NoReply()];
+      if (error !== null) throw error;
+      return exists === 1;
+    }),
+  );
 }
 
 /** Whether it was there, delayed, to be moved. */

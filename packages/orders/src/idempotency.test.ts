@@ -37,6 +37,19 @@ test('one key 50 times in two processes places one order, and the others are tol
   expect(placed.filter(({ replayed }) => !replayed).length).toBe(1);
 });
 
+test('twins in two processes, each alone in its batch, place one order', async () => {
+  const processes = [shop.orders, shop.another().orders];
+  for (let round = 0; round < 30; round += 1) {
+    // A process whose last batch was plain tries to place the next one at once.
+    for (const orders of processes) await place(orders);
+    const answers = await Promise.all(
+      processes.map((orders) => orders.checkout(aCheckout({ idempotency: aKey(`twin ${round}`) }))),
+    );
+    const ids = answers.map((answer) => (answer.outcome === 'placed' ? answer.order.id : answer.outcome));
+    expect(new Set(ids).size).toBe(1);
+  }
+});
+
 test('a replay tells the order as it is now', async () => {
   const order = await place(shop.orders, { idempotency: aKey('now') });
   await shop.orders.cancel({ orderId: order.id, reason: 'customer', actor: 'test' });

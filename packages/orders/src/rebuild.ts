@@ -113,10 +113,12 @@ export interface RebuildPorts {
  */
 export function rebuildStep(database: Database, limit: number, ports: RebuildPorts): Promise<RebuildStep> {
   return transaction(database, async (tx): Promise<RebuildStep> => {
-    const [lock] = await tx.query<{ taken: boolean }>(tryLock);
-    if (lock?.taken !== true) return { state: 'idle' };
-    const [row] = await tx.query<RebuildRow>(readUnderWay);
-    if (row === undefined) return { state: 'idle' };
+    // Sent together, run in this order: what is read is as the one before left it.
+    const [[lock], [row]] = await Promise.all([
+      tx.query<{ taken: boolean }>(tryLock),
+      tx.query<RebuildRow>(readUnderWay),
+    ]);
+    if (lock?.taken !== true || row === undefined) return { state: 'idle' };
     const { cursorCheckAt, cursorId, ...rebuild } = row;
     const hasBegun = cursorCheckAt !== null && cursorId !== null;
     const goesOn = hasBegun && (await ports.isWhole(rebuild));
@@ -126,7 +128,7 @@ export function rebuildStep(database: Database, limit: number, ports: RebuildPor
     const page = await readPendingPage(tx, { after, limit, partitions: rebuild.partitions });
     const pageArmedCount = await ports.arm(page.deadlines);
     const isDone = page.next === null;
-    const [saved] = await tx.query<{ armedCount: number }>(saveProgress, [
+    const saving = tx.query<{ armedCount: number }>(saveProgress, [
       rebuild.id,
       !goesOn,
       pageArmedCount,
@@ -134,6 +136,8 @@ export function rebuildStep(database: Database, limit: number, ports: RebuildPor
       page.next?.orderId ?? null,
       isDone,
     ]);
+    tx.commit();
+    const [saved] = await saving;
     const armedCount = saved?.armedCount ?? 0;
     return { state: isDone ? 'done' : 'armed', rebuild: { ...rebuild, armedCount } };
   });

@@ -26,9 +26,6 @@ const maxPending = 10_000;
 /** Most arms in one round trip. 200 take Redis about 6 ms, and the first of them waits for the last. */
 const armBatchSize = 200;
 
-/** How long arms wait to be as many as the last time, ms: little of the time a checkout waits for them. */
-const armCompanyMs = 3;
-
 /** Most jobs of a partition that `armMany` and `disarmMany` take in one go. */
 const pageSize = 500;
 
@@ -166,7 +163,6 @@ export function createDeadlines(options: {
     const arms = new Batcher<Deadline, 'armed'>({
       run: (deadlines) => addJobs(queue, deadlines),
       maxSize: armBatchSize,
-      companyMs: armCompanyMs,
       maxConcurrent: 2,
     });
     partitions.set(partition, { queue, arms });

@@ -84,7 +84,7 @@ function barsHeight({ labels, series }: Chart): number {
 function bars({ labels, series, logarithmic }: Chart): EChartsOption {
   const isLone = series.length === 1;
   return {
-    grid: { left: 24, right: 84, top: 84, bottom: isLone ? 22 : 56, containLabel: true },
+    grid: { left: 48, right: 84, top: 84, bottom: isLone ? 22 : 56, containLabel: true },
     ...(isLone ? {} : { legend: legend(series.map(({ name }) => name)) }),
     xAxis: {
       type: logarithmic === true ? 'log' : 'value',

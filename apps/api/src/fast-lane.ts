@@ -26,8 +26,8 @@ export interface FastLaneOptions {
 
 /**
  * Carries checkouts and payments past Express, whose routing, middleware and body parser cost as much processor time as
- * all the rest of their door. It takes only what is ordinary to the last letter; a path in capitals, a compressed body or a wrong
- * key is Express's, where the same calls are routes as well.
+ * all the rest of their door. It takes only what is ordinary to the last letter; a path in capitals, a compressed body or
+ * a wrong key is Express's, where the same calls are routes as well.
  *
  * @returns whether it took the request
  */

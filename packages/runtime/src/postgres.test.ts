@@ -99,15 +99,22 @@ describe('a transaction', () => {
   test('is tried again from the start after a deadlock', async () => {
     let tries = 0;
     const bothHoldOne = gate(2);
+    const crossings: Promise<void>[] = [];
     /** Locks one row, and the other once both transactions hold theirs. */
-    const cross = (first: number, second: number) =>
-      transaction(database, async (tx) => {
+    const cross = async (mine: number, other: number): Promise<void> => {
+      let isRetry = false;
+      await transaction(database, async (tx) => {
         tries += 1;
-        await tx.query(take, [first, 10]);
+        // Else it might lock its row again before the one that waits for it wakes up, and they would cross once more.
+        if (isRetry) await crossings[other];
+        isRetry = true;
+        await tx.query(take, [mine + 1, 10]);
         await bothHoldOne();
-        await tx.query(take, [second, 10]);
+        await tx.query(take, [other + 1, 10]);
       });
-    await Promise.all([cross(1, 2), cross(2, 1)]);
+    };
+    crossings.push(cross(0, 1), cross(1, 0));
+    await Promise.all(crossings);
     expect(tries).toBe(3);
     expect(await balances()).toEqual([80, 80]);
   });

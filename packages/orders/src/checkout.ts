@@ -147,7 +147,7 @@ export function createCheckout(options: {
   let isPlain = true;
   const batches: Batcher<Draft, CheckoutAnswer> = groupCommit({
     database,
-    commitAtOnce: (drafts) => (isPlain ? placeAtOnce(database, drafts) : Promise.resolve(undefined)),
+    commitAtOnce: async (drafts) => (isPlain ? placeAtOnce(database, drafts) : undefined),
     async commit(tx, drafts, retry) {
       const answers = await commitCheckouts(tx, drafts, retry);
       isPlain = answers.every((answer) => answer.outcome === 'placed' && !answer.replayed);

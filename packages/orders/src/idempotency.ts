@@ -27,11 +27,22 @@ export type Claim =
 const fresh: Claim = { claim: 'fresh' };
 const inProgress: Claim = { claim: 'in_progress' };
 
+/** SQL: locks the key `wanted`. Never waits: a twin that hangs in another process must not hold up everybody in the batch. */
+const tryLock = 'pg_try_advisory_xact_lock(hashtextextended(wanted.scope || chr(31) || wanted.key, 0))';
+
+/** SQL: the keys of the last 24 hours, `kept`, among those of two arrays. */
+const keptAmong = (scopes: string, keys: string): string => `
+    unnest(${scopes}::text[], ${keys}::text[]) as wanted (scope, key)
+    cross join lateral (
+      -- One by one, see readOrders in find.ts.
+      select * from idempotency_keys kept where kept.scope = wanted.scope and kept.key = wanted.key limit 1
+    ) as kept
+    where kept.created_at > clock_timestamp() - interval '24 hours'`;
+
 const tryLockKeys: Statement = {
   name: 'try_lock_idempotency_keys',
-  // Never waits: a twin that hangs in another process must not hold up everybody in the batch.
   text: `
-    select pg_try_advisory_xact_lock(hashtextextended(wanted.scope || chr(31) || wanted.key, 0)) as locked
+    select ${tryLock} as locked
     from unnest($1::text[], $2::text[]) with ordinality as wanted (scope, key, n)
     order by wanted.n`,
 };
@@ -40,12 +51,7 @@ const readKeys: Statement = {
   name: 'read_idempotency_keys',
   text: `
     select kept.scope, kept.key, kept.body_hash, kept.order_id, kept.payment_id, kept.outcome
-    from unnest($1::text[], $2::text[]) as wanted (scope, key)
-    cross join lateral (
-      -- One by one, see readOrders in find.ts.
-      select * from idempotency_keys kept where kept.scope = wanted.scope and kept.key = wanted.key limit 1
-    ) as kept
-    where kept.created_at > clock_timestamp() - interval '24 hours'`,
+    from ${keptAmong('$1', '$2')}`,
 };
 
 interface KeyRow {
@@ -98,9 +104,7 @@ export async function claimKeys(
 export const claimAllKeys: Statement = {
   name: 'claim_all_idempotency_keys',
   text: `
-    select set_config('lapse.keys_are_claimed', coalesce(bool_and(
-      pg_try_advisory_xact_lock(hashtextextended(wanted.scope || chr(31) || wanted.key, 0))
-    ), true)::text, true)
+    select set_config('lapse.keys_are_claimed', coalesce(bool_and(${tryLock}), true)::text, true)
     from unnest($1::text[], $2::text[]) as wanted (scope, key)`,
 };
 
@@ -109,16 +113,8 @@ export const claimAllKeys: Statement = {
  * what it reads was committed before the claims were had.
  */
 export const areKeysClaimed = (scopes: string, keys: string): string => `
-        current_setting('lapse.keys_are_claimed')::boolean
-        and not exists (
-          select from unnest(${scopes}::text[], ${keys}::text[]) as wanted (scope, key)
-          cross join lateral (
-            -- One by one, see readOrders in find.ts.
-            select created_at from idempotency_keys kept
-            where kept.scope = wanted.scope and kept.key = wanted.key limit 1
-          ) as kept
-          where kept.created_at > clock_timestamp() - interval '24 hours'
-        )`;
+current_setting('lapse.keys_are_claimed')::boolean
+        and not exists (select from ${keptAmong(scopes, keys)})`;
 
 /** Those whose twin is not running: nothing is locked for the others, the twin may hold it. */
 export function withoutTwins<Request>(requests: readonly Request[], claims: readonly Claim[]): Request[] {

@@ -17,6 +17,9 @@ export interface Answer {
   readonly body: object;
 }
 
+/** Answers a call. @throws Problem, or what broke */
+export type Handler = (call: Call) => Promise<Answer>;
+
 /** Writes an answer as JSON, in one piece. */
 export function writeAnswer(response: ServerResponse, { status, headers, body }: Answer): void {
   const json = JSON.stringify(body);

@@ -2,7 +2,7 @@ import type { Deadlines } from '@lapse/deadlines';
 import type { Order, Orders } from '@lapse/orders';
 import { Router, type Request } from 'express';
 import { z } from 'zod';
-import { writeAnswer, type Answer, type Call } from '../answer.ts';
+import { writeAnswer, type Handler } from '../answer.ts';
 import {
   pageLimit,
   parse,
@@ -44,11 +44,7 @@ const extendBody = z
   });
 
 /** Places an order and arms its deadline. */
-export function checkoutCall(options: {
-  orders: Orders;
-  deadlines: Deadlines;
-}): (call: Call) => Promise<Answer> {
-  const { orders, deadlines } = options;
+export function checkoutCall({ orders, deadlines }: { orders: Orders; deadlines: Deadlines }): Handler {
   return async (call) => {
     const body = parseBody(checkoutBody, call);
     const answer = await orders.checkout({
@@ -81,11 +77,7 @@ export function checkoutCall(options: {
 }
 
 /** Orders: place, read, list, cancel, extend. */
-export function orderRoutes(options: {
-  orders: Orders;
-  deadlines: Deadlines;
-  checkout: (call: Call) => Promise<Answer>;
-}): Router {
+export function orderRoutes(options: { orders: Orders; deadlines: Deadlines; checkout: Handler }): Router {
   const { orders, deadlines, checkout } = options;
   const router = Router();
 

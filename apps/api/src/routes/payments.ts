@@ -2,7 +2,7 @@ import type { Deadlines } from '@lapse/deadlines';
 import type { Orders, Payment } from '@lapse/orders';
 import { Router } from 'express';
 import { z } from 'zod';
-import { writeAnswer, type Answer, type Call } from '../answer.ts';
+import { writeAnswer, type Handler } from '../answer.ts';
 import { pageLimit, parse, parseBody, parseIdempotencyKey, parseOrderId, text } from '../parse.ts';
 import { presentOrder } from '../present.ts';
 import { Problem } from '../problem.ts';
@@ -27,8 +27,7 @@ const workCursor = z
 const workQuery = z.strictObject({ cursor: workCursor.optional(), limit: pageLimit });
 
 /** Records a payment; where it paid its order, the deadline is disarmed. */
-export function payCall(options: { orders: Orders; deadlines: Deadlines }): (call: Call) => Promise<Answer> {
-  const { orders, deadlines } = options;
+export function payCall({ orders, deadlines }: { orders: Orders; deadlines: Deadlines }): Handler {
   return async (call) => {
     const orderId = parseOrderId(call);
     const body = parseBody(paymentBody, call);
@@ -65,8 +64,7 @@ export function payCall(options: { orders: Orders; deadlines: Deadlines }): (cal
 }
 
 /** Payments: report one, and list those that a person must decide about. */
-export function paymentRoutes(options: { orders: Orders; pay: (call: Call) => Promise<Answer> }): Router {
-  const { orders, pay } = options;
+export function paymentRoutes({ orders, pay }: { orders: Orders; pay: Handler }): Router {
   const router = Router();
 
   router.post('/v1/orders/:id/payments', async (request, response) => {

@@ -238,10 +238,10 @@ async function transactionOnce<Result>(
     lost = true;
   };
   client.on('error', onError);
+  let committed: Promise<unknown> | undefined;
   try {
     const begun = run(begin(lockTimeoutMs), []);
     begun.catch(() => undefined);
-    let committed: Promise<unknown> | undefined;
     const result = await work({
       query: (statement, values = []) => run(statement, values),
       commit() {
@@ -253,7 +253,8 @@ async function transactionOnce<Result>(
     await (committed ?? run('commit', []));
     return result;
   } catch (error) {
-    if (!lost) await run('rollback', []).catch(() => undefined);
+    // A COMMIT that was sent has ended it already: it rolls back where a statement failed.
+    if (!lost) await (committed ?? run('rollback', [])).catch(() => undefined);
     throw error;
   } finally {
     client.off('error', onError);

@@ -69,24 +69,6 @@ export function httpService(options: {
   // Longer than the idle time-out of common load balancers (60 s), so that it is they who close a connection.
   server.keepAliveTimeout = 65_000;
 
-  /** What waits to be accepted when the listener closes is reset, and a turn of the event loop accepts one. */
-  const untilAccepted = async (): Promise<void> => {
-    const giveUpAt = performance.now() + acceptPatienceMs;
-    for (let before = -1; before !== acceptedCount && performance.now() < giveUpAt;) {
-      before = acceptedCount;
-      await nextTurn();
-      await nextTurn();
-    }
-  };
-
-  const lastRequests = async (closed: Promise<void>): Promise<void> => {
-    const giveUpAt = performance.now() + mostLastRequestsMs;
-    for (let before = -1; before !== requestCount && performance.now() < giveUpAt && sockets.size > 0;) {
-      before = requestCount;
-      await Promise.race([closed, delay(lastRequestsMs, undefined, { ref: false })]);
-    }
-  };
-
   return {
     name,
     get port() {
@@ -102,14 +84,20 @@ export function httpService(options: {
       log.info({ port, service: name }, 'listening');
     },
     async stop() {
-      if (server.listening) await untilAccepted();
+      // What waits to be accepted when the listener closes is reset, and a turn of the event loop accepts one.
+      if (server.listening) await untilStill(() => acceptedCount, twoTurns, acceptPatienceMs);
       if (!server.listening) return;
       draining = true;
       for (const response of underWay) closeAfter(response);
       const closed = new Promise<void>((resolve) => server.once('close', resolve));
       // http.Server.close would cut idle kept-alive connections, on which a request may be under way to us.
       NetServer.prototype.close.call(server);
-      await lastRequests(closed);
+      const pause = (ms: number) => Promise.race([closed, delay(ms, undefined, { ref: false })]);
+      await untilStill(
+        () => requestCount,
+        () => pause(lastRequestsMs),
+        mostLastRequestsMs,
+      );
       let wereWaiting = new Set<ServerResponse>();
       while (sockets.size > 0) {
         // Timers come before sockets in a turn of the event loop: what was sent while this process was busy is read first.
@@ -122,11 +110,30 @@ export function httpService(options: {
         // Not closeIdleConnections: to Node a connection is busy that never sent anything, or a part of a head.
         for (const socket of sockets) if (!kept.has(socket)) socket.destroy();
         wereWaiting = waiting;
-        await Promise.race([closed, delay(slowClientMs, undefined, { ref: false })]);
+        await pause(slowClientMs);
       }
       await closed;
     },
   };
+}
+
+/** Waits until a count stands still for the length of a pause, or the patience, ms, is over. */
+async function untilStill(
+  count: () => number,
+  pause: () => Promise<unknown>,
+  patienceMs: number,
+): Promise<void> {
+  const giveUpAt = performance.now() + patienceMs;
+  let before: number;
+  do {
+    before = count();
+    await pause();
+  } while (count() !== before && performance.now() < giveUpAt);
+}
+
+async function twoTurns(): Promise<void> {
+  await nextTurn();
+  await nextTurn();
 }
 
 /** Whether a request waits for its client, who does not send the body or take the answer, and not for its handler. */

@@ -71,12 +71,7 @@ export async function findLacking(
   queue: Queue,
   deadlines: readonly Deadline[],
 ): Promise<readonly Deadline[]> {
-  const pipeline = redis.pipeline();
-  for (const { orderId } of deadlines) pipeline.zscore(queue.toKey('delayed'), orderId);
-  const replies = (await pipeline.exec()) ?? [];
-  return deadlines.filter((_, index) => {
-    const [error, score] = replies[index] ?? [];
-    if (error) throw error;
-    return firesAtMs(score) === null;
-  });
+  if (deadlines.length === 0) return [];
+  const scores = await redis.zmscore(queue.toKey('delayed'), ...deadlines.map(({ orderId }) => orderId));
+  return deadlines.filter((_, index) => firesAtMs(scores[index]) === null);
 }

@@ -3,7 +3,7 @@ import { Redis } from 'ioredis';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterAll, beforeAll, expect, test } from 'vitest';
+import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
 
 import { metric, runScript, startFleet, untilNonePending, type Fleet } from './fleet.ts';
 
@@ -12,6 +12,8 @@ let dataDir: string;
 let redis: RunningServer;
 let client: Redis;
 let fleet: Fleet;
+/** Of the test that runs. */
+let placed: string[] = [];
 
 beforeAll(async () => {
   dataDir = await mkdtemp(join(tmpdir(), 'lapse-rebuild-'));
@@ -29,9 +31,19 @@ afterAll(async () => {
   await rm(dataDir, { recursive: true, force: true });
 });
 
-function place(count: number, paymentWindowMs: number) {
+afterEach(async () => {
+  const orderIds = placed;
+  placed = [];
+  await inParallel(orderIds.length, 32, (n) => fleet.client.cancel(orderIds[n] ?? ''));
+  await untilNonePending(fleet.database, 10_000);
+});
+
+async function place(count: number, paymentWindowMs: number) {
   const items = [{ sku: 'mug', quantity: 1, unitAmount: 100 }];
-  return inParallel(count, 32, () => fleet.client.checkout({ currency: 'EUR', items, paymentWindowMs }));
+  const checkout = { currency: 'EUR', items, paymentWindowMs };
+  const orders = await inParallel(count, 32, () => fleet.client.checkout(checkout));
+  placed.push(...orders.map(({ id }) => id));
+  return orders;
 }
 
 /** Delayed jobs of all partitions, by the queues' own keys. */
@@ -56,7 +68,7 @@ async function expectDrift(line: string): Promise<void> {
 }
 
 test('after a flush every pending deadline is armed again, and fires through its job', async () => {
-  const orders = await place(orderCount, 60_000);
+  await place(orderCount, 60_000);
   const soon = await place(50, 8000);
   await waitFor(async () => (await armedCount()) >= orderCount + 50, {
     what: 'every job',
@@ -78,18 +90,15 @@ test('after a flush every pending deadline is armed again, and fires through its
     return stories.every(({ job }) => job?.state === 'completed');
   };
   expect(await waitFor(fired, { what: 'their jobs to fire', timeoutMs: 10_000 })).toBe(true);
-  await Promise.all(orders.map(({ id }) => fleet.client.cancel(id)));
-  await untilNonePending(fleet.database, 10_000);
 });
 
 test('a flush in the middle of a rebuild begins it again', async () => {
-  const orders = await place(orderCount, 60_000);
+  await place(orderCount, 60_000);
   await client.flushall();
   const begun = async () => (await client.keys('bull:*:epoch')).length > 0;
   await waitFor(begun, { what: 'the rebuild to begin', timeoutMs: 10_000 });
   await client.flushall();
   await expectDrift('500 pending orders, 0 without a delayed job');
-  await Promise.all(orders.map(({ id }) => fleet.client.cancel(id)));
 });
 
 test('jobs that were lost one by one, and jobs without an order, are found and mended', async () => {
@@ -113,11 +122,10 @@ test('jobs that were lost one by one, and jobs without an order, are found and m
     timeoutMs: 25_000,
   });
   await expectDrift('40 delayed jobs, 0 without a pending order');
-  await Promise.all(orders.map(({ id }) => fleet.client.cancel(id)));
 });
 
 test('a rebuild by hand says how many it armed', async () => {
-  const orders = await place(30, 60_000);
+  await place(30, 60_000);
   const { output, code } = await runScript('apps/cli/src/main.ts', ['rebuild'], {
     DATABASE_URL: fleet.databaseUrl,
   });
@@ -127,5 +135,4 @@ test('a rebuild by hand says how many it armed', async () => {
     fleet.workers.map((worker) => metric(worker, 'lapse_rebuild_armed_total')),
   );
   expect(counts.reduce((sum, count) => sum + count, 0)).toBeGreaterThanOrEqual(30);
-  await Promise.all(orders.map(({ id }) => fleet.client.cancel(id)));
 });

@@ -62,7 +62,10 @@ export const mutants: readonly Mutant[] = [
   {
     name: 'a batch that is placed at once takes keys that were used',
     file: 'packages/orders/src/idempotency.ts',
-    changes: [['and not exists (select from ${keptAmong(scopes, keys)})', '']],
+    changes: [
+      ['and not exists (select from ${keptAmong', 'and (true or not exists (select from ${keptAmong'],
+      ['keys)})`;', 'keys)}))`;'],
+    ],
     tests: ['packages/orders/src/idempotency.test.ts'],
   },
   {

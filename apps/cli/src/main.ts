@@ -13,6 +13,7 @@ import {
 import { Command } from 'commander';
 import { showDrift } from './drift.ts';
 import { freezeClock, listFreezes, thawClock } from './freezes.ts';
+import { checkPolicies, explainPolicies } from './policies.ts';
 import { rebuildDeadlines } from './rebuild.ts';
 import { resumeExpiry } from './resume.ts';
 import { showOrder } from './show-order.ts';
@@ -106,6 +107,26 @@ program
   .command('drift')
   .description('compare pending orders with armed jobs; changes nothing')
   .action(() => withDeadlines(showDrift));
+
+const policies = program
+  .command('policies')
+  .description('how long orders may stay unpaid, by channel and payment method; docs/policies.md');
+
+policies
+  .command('check')
+  .description('check a policies file, every problem named at once, and list its rules')
+  .argument('<file>', 'the file that LAPSE_POLICIES is to name')
+  .action((file: string) => checkPolicies(file));
+
+policies
+  .command('explain')
+  .description('say which policy an order gets, and why')
+  .option('--channel <name>', "the order's channel", 'default')
+  .option('--payment-method <name>', "the order's payment method", 'card')
+  .option('--file <path>', 'the policies file; default: that of LAPSE_POLICIES')
+  .action(({ file, ...kind }: { file?: string; channel: string; paymentMethod: string }) =>
+    explainPolicies(file ?? loadSettings(['policiesFile']).policiesFile, kind),
+  );
 
 // As process 1 of a container Node ignores a signal that it has no handler for.
 process.once('SIGINT', () => process.exit(130));

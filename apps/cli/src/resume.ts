@@ -1,11 +1,10 @@
 import { setTimeout as delay } from 'node:timers/promises';
-import type { Freeze, Orders } from '@lapse/orders';
+import { parseDuration, type Freeze, type Orders } from '@lapse/orders';
 import { OperatorError } from '@lapse/runtime';
 
 /** How often progress is told, ms. */
 const tellEveryMs = 5000;
 
-const unitMs: Readonly<Record<string, number>> = { s: 1000, m: 60_000, h: 3_600_000, d: 86_400_000 };
 const leastMs = 1000;
 const mostMs = 90 * 86_400_000;
 
@@ -16,8 +15,7 @@ const mostMs = 90 * 86_400_000;
  * @throws OperatorError for anything else, and outside of 1 s to 90 days
  */
 function parseExtension(text: string): number {
-  const [, count = '', unit = ''] = /^(\d{1,9})([smhd])$/.exec(text) ?? [];
-  const ms = Number(count) * (unitMs[unit] ?? Number.NaN);
+  const ms = parseDuration(text) ?? 0;
   if (ms >= leastMs && ms <= mostMs) return ms;
   throw new OperatorError(
     `--extend ${text}: write a number and s, m, h or d, from 1s to 90d; 15m for example.`,

@@ -19,4 +19,4 @@ export {
 export { connectRedis, countNodes, type RedisConnection } from './redis.ts';
 export { OperatorError, runMain } from './run-main.ts';
 export { periodic, runServices, type Service } from './service.ts';
-export { givenSettings, loadSettings } from './settings.ts';
+export { givenSettings, loadSettings, SettingsError, type SettingName, type Settings } from './settings.ts';

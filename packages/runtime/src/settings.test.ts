@@ -4,6 +4,9 @@ import { loadSettings, SettingsError, type SettingName } from './settings.ts';
 
 const databaseUrl = 'postgres://lapse:secret@127.0.0.1:5432/lapse';
 
+/** A secret of Standard Webhooks of so many bytes. */
+const whsec = (length: number) => `whsec_${Buffer.alloc(length, 'x').toString('base64')}`;
+
 /** What is wrong with an environment. */
 function problemsOf(names: readonly SettingName[], env: Record<string, string>): readonly string[] {
   try {
@@ -67,16 +70,32 @@ test('a database URL may say whether statements are prepared, on or off', () => 
   expect(problemsOf(['databaseUrl'], { DATABASE_URL: 'nonsense' })).toHaveLength(1);
 });
 
-test('policies come from a file, or there is none', () => {
-  expect(loadSettings(['policiesFile'], { LAPSE_POLICIES: '' })).toEqual({});
-  const env = { LAPSE_POLICIES: '/etc/lapse/policies.json' };
-  expect(loadSettings(['policiesFile'], env)).toEqual({ policiesFile: '/etc/lapse/policies.json' });
-});
-
 test('settled orders are kept for 400 days, for ever with 0', () => {
   expect(loadSettings(['retentionDays'], {})).toEqual({ retentionDays: 400 });
   expect(loadSettings(['retentionDays'], { LAPSE_RETENTION_DAYS: '0' })).toEqual({ retentionDays: 0 });
   expect(problemsOf(['retentionDays'], { LAPSE_RETENTION_DAYS: '-1' })).toHaveLength(1);
+});
+
+test('no provider is needed', () => {
+  const names = [
+    'stripeSecretKey',
+    'httpProviderUrl',
+    'httpProviderSecret',
+    'providerRate',
+    'providerTimeoutMs',
+  ] as const;
+  expect(loadSettings(names, {})).toEqual({ providerRate: 25, providerTimeoutMs: 8000 });
+});
+
+test('a secret that is wrong is not told', () => {
+  const env = {
+    LAPSE_STRIPE_SECRET_KEY: 'pk_live_hunter2',
+    LAPSE_STRIPE_WEBHOOK_SECRET: 'hunter2',
+    LAPSE_HTTP_PROVIDER_SECRET: 'whsec_hunter2',
+  };
+  const problems = problemsOf(['stripeSecretKey', 'stripeWebhookSecret', 'httpProviderSecret'], env);
+  expect(problems).toHaveLength(3);
+  expect(problems.join()).not.toContain('hunter2');
 });
 
 test('only the settings that are asked for are needed', () => {
@@ -157,6 +176,10 @@ test('every optional line of .env.example is a setting as it stands, once its # 
 });
 
 describe('bounds:', () => {
+  const goodUrls = ['http://127.0.0.1:4000', 'https://pay.example.com/lapse/'];
+  const badUrls = ['pay.example.com', 'ftp://h', 'https://u:p@h/', 'https://h/?key=1', 'https://h/#a'];
+  const goodSecrets = [whsec(24), whsec(64), `${whsec(32)} ${whsec(24)}`, `${whsec(32)},${whsec(32)}`];
+  const badSecrets = [whsec(23), whsec(65), 'c2VjcmV0', `${whsec(32)}=`, `${whsec(32)} other`, 'whsec_'];
   test.each<[string, SettingName, readonly string[], readonly string[]]>([
     ['LAPSE_API_PORT', 'apiPort', ['0', '65535'], ['-1', '65536', '80.5']],
     ['LAPSE_PARTITIONS', 'partitionCount', ['1', '64'], ['0', '65', 'many']],
@@ -175,6 +198,25 @@ describe('bounds:', () => {
     ],
     ['LAPSE_OPS_PASSWORD', 'opsPassword', ['x'.repeat(8)], ['x'.repeat(7)]],
     ['LAPSE_SESSION_SECRET', 'sessionSecret', ['x'.repeat(32)], ['x'.repeat(31)]],
+    [
+      'LAPSE_STRIPE_SECRET_KEY',
+      'stripeSecretKey',
+      ['sk_test_4eC39HqLyj', 'rk_live_4eC39HqLyj'],
+      ['pk_test_4eC39HqLyj'],
+    ],
+    [
+      'LAPSE_STRIPE_WEBHOOK_SECRET',
+      'stripeWebhookSecret',
+      [`whsec_${'a1'.repeat(16)}`],
+      ['sk_test_4eC39HqLyj', 'whsec_'],
+    ],
+    ['LAPSE_STRIPE_API_URL', 'stripeApiUrl', goodUrls, badUrls],
+    ['LAPSE_HTTP_PROVIDER_URL', 'httpProviderUrl', goodUrls, badUrls],
+    ['LAPSE_HTTP_PROVIDER_SECRET', 'httpProviderSecret', goodSecrets, badSecrets],
+    ['LAPSE_SANDBOX_PROVIDER_URL', 'sandboxProviderUrl', goodUrls, badUrls],
+    ['LAPSE_SANDBOX_PROVIDER_SECRET', 'sandboxProviderSecret', goodSecrets, badSecrets],
+    ['LAPSE_PROVIDER_RATE', 'providerRate', ['1', '10000'], ['0', '2.5']],
+    ['LAPSE_PROVIDER_TIMEOUT_MS', 'providerTimeoutMs', ['100', '60000'], ['99', '60001']],
     ['LAPSE_LOG_LEVEL', 'logLevel', ['trace', 'silent'], ['INFO']],
     ['LAPSE_TEST_SERVERS', 'testServers', ['embedded', 'containers', 'external'], ['docker']],
     ['DATABASE_URL', 'databaseUrl', [databaseUrl, 'postgresql://db/x'], ['mysql://db/x', '127.0.0.1:5432']],

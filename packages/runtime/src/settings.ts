@@ -8,6 +8,24 @@ import { OperatorError } from './run-main.ts';
  */
 const port = (fallback: number) => z.coerce.number().int().min(0).max(65_535).default(fallback);
 
+/** Where a provider's calls go. It must be nothing but that: what else a URL can hold would not be sent. */
+const providerUrl = z
+  .url({ protocol: /^https?$/, error: 'must be an http:// or https:// URL' })
+  .refine((url) => !/[?#]/.test(url) && URL.parse(url)?.username === '' && URL.parse(url)?.password === '', {
+    error: 'must have no user, password, query or fragment',
+  });
+
+/** A secret of Standard Webhooks: 24 to 64 bytes in base64. */
+const isWebhookSecret = (secret: string): boolean => {
+  const encoded = /^whsec_(.+)$/.exec(secret)?.[1] ?? '';
+  const bytes = Buffer.from(encoded, 'base64');
+  return bytes.toString('base64') === encoded && bytes.length >= 24 && bytes.length <= 64;
+};
+
+const webhookSecrets = z.string().refine((secrets) => secrets.split(/[\s,]+/).every(isWebhookSecret), {
+  error: 'must be whsec_ and 24 to 64 bytes in base64, or two of them apart by a space or a comma',
+});
+
 const catalog = {
   /**
    * PostgreSQL 15 or newer, `postgres://user:password@host:5432/database`, with `?prepare=off` behind a pooler that loses
@@ -70,8 +88,6 @@ const catalog = {
   },
   /** Where local servers keep their data. Default `.lapse`. */
   dataDir: { variable: 'LAPSE_DATA_DIR', schema: z.string().min(1).default('.lapse') },
-  /** The file of the policies, docs/policies.md. Default: none, and each order has the default policy. */
-  policiesFile: { variable: 'LAPSE_POLICIES', schema: z.string().optional() },
   /** Number of BullMQ queues new deadlines are spread over, 1 to 64. Default 1. */
   partitionCount: {
     variable: 'LAPSE_PARTITIONS',
@@ -91,6 +107,42 @@ const catalog = {
   retentionDays: {
     variable: 'LAPSE_RETENTION_DAYS',
     schema: z.coerce.number().int().min(0).max(10_000).default(400),
+  },
+  /** Stripe's secret key, `sk_…`, or a restricted one, `rk_…`. Default: no Stripe. Needs the next one as well. */
+  stripeSecretKey: {
+    variable: 'LAPSE_STRIPE_SECRET_KEY',
+    schema: z
+      .string()
+      .regex(/^[sr]k_[A-Za-z0-9_]{8,}$/, 'must be a secret or restricted key of Stripe: sk_… or rk_…')
+      .optional(),
+  },
+  /** The signing secret of Stripe's webhook endpoint, `whsec_…`. */
+  stripeWebhookSecret: {
+    variable: 'LAPSE_STRIPE_WEBHOOK_SECRET',
+    schema: z
+      .string()
+      .regex(/^whsec_[A-Za-z0-9+/=_-]{8,}$/, 'must be the signing secret of a webhook endpoint: whsec_…')
+      .optional(),
+  },
+  /** Where Stripe's API is; for a local stand-in. Default: Stripe's own. */
+  stripeApiUrl: { variable: 'LAPSE_STRIPE_API_URL', schema: providerUrl.optional() },
+  /** A payment service of the shop's own (docs/providers.md), below which its calls are. Needs the next one as well. */
+  httpProviderUrl: { variable: 'LAPSE_HTTP_PROVIDER_URL', schema: providerUrl.optional() },
+  /** Signs the calls to that service and its webhooks, `whsec_…`; two while it is being changed. */
+  httpProviderSecret: { variable: 'LAPSE_HTTP_PROVIDER_SECRET', schema: webhookSecrets.optional() },
+  /** A second service that speaks the same protocol, as the provider `sandbox`. Needs the next one as well. */
+  sandboxProviderUrl: { variable: 'LAPSE_SANDBOX_PROVIDER_URL', schema: providerUrl.optional() },
+  /** Signs the calls to the sandbox and its webhooks, `whsec_…`. */
+  sandboxProviderSecret: { variable: 'LAPSE_SANDBOX_PROVIDER_SECRET', schema: webhookSecrets.optional() },
+  /** Most calls per second to each provider, from each process, 1 to 10,000. Default 25. */
+  providerRate: {
+    variable: 'LAPSE_PROVIDER_RATE',
+    schema: z.coerce.number().int().min(1).max(10_000).default(25),
+  },
+  /** How long a provider may take to answer a call, ms, 100 to 60,000. Default 8000. */
+  providerTimeoutMs: {
+    variable: 'LAPSE_PROVIDER_TIMEOUT_MS',
+    schema: z.coerce.number().int().min(100).max(60_000).default(8000),
   },
   /** Least level that is logged. Default `info`. */
   logLevel: {

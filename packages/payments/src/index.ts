@@ -1,0 +1,14 @@
+export type {
+  AttemptToOpen,
+  Capture,
+  HandOff,
+  Notice,
+  OpenAnswer,
+  OpenAttempt,
+  PaymentProvider,
+  RefundAnswer,
+  RefundToSend,
+  Verdict,
+  Webhook,
+  WebhookAnswer,
+} from './provider.ts';

@@ -11,6 +11,7 @@ export { type RedisMember } from './redis/member.ts';
 export { type RedisSentinel, startRedisSentinel } from './redis/sentinel.ts';
 export { startRedis } from './redis/start.ts';
 export { startServers } from './servers.ts';
+export { startStripe, type StripeFault, type StripeServer } from './stripe/start.ts';
 export { createTestDatabase, type TestDatabase } from './test-database.ts';
 export { waitFor } from './wait-for.ts';
 export { spawnGuarded } from './watchdog/spawn-guarded.ts';

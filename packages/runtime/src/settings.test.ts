@@ -70,6 +70,12 @@ test('a database URL may say whether statements are prepared, on or off', () => 
   expect(problemsOf(['databaseUrl'], { DATABASE_URL: 'nonsense' })).toHaveLength(1);
 });
 
+test('policies come from a file, or there is none', () => {
+  expect(loadSettings(['policiesFile'], { LAPSE_POLICIES: '' })).toEqual({});
+  const env = { LAPSE_POLICIES: '/etc/lapse/policies.json' };
+  expect(loadSettings(['policiesFile'], env)).toEqual({ policiesFile: '/etc/lapse/policies.json' });
+});
+
 test('settled orders are kept for 400 days, for ever with 0', () => {
   expect(loadSettings(['retentionDays'], {})).toEqual({ retentionDays: 400 });
   expect(loadSettings(['retentionDays'], { LAPSE_RETENTION_DAYS: '0' })).toEqual({ retentionDays: 0 });

@@ -88,6 +88,8 @@ const catalog = {
   },
   /** Where local servers keep their data. Default `.lapse`. */
   dataDir: { variable: 'LAPSE_DATA_DIR', schema: z.string().min(1).default('.lapse') },
+  /** The file of the policies, docs/policies.md. Default: none, and each order has the default policy. */
+  policiesFile: { variable: 'LAPSE_POLICIES', schema: z.string().optional() },
   /** Number of BullMQ queues new deadlines are spread over, 1 to 64. Default 1. */
   partitionCount: {
     variable: 'LAPSE_PARTITIONS',

@@ -1,5 +1,5 @@
 import { randomUUID } from 'node:crypto';
-import { expect, test } from 'vitest';
+import { expect, test, vi } from 'vitest';
 import { pageExpiresAt } from './page-expiry.ts';
 
 const minuteMs = 60_000;
@@ -34,6 +34,11 @@ test('is never shorter than the time to pay by a part of a second', () => {
 
 test('comes from the attempt, not from the clock', () => {
   const attemptId = uuidv7(madeAt);
-  expect(pageExpiresAt(attemptId, null)).toBe(pageExpiresAt(attemptId, null));
+  const payBy = inMinutes(10);
+  vi.useFakeTimers({ now: madeAt, toFake: ['Date'] });
+  const first = pageExpiresAt(attemptId, payBy);
+  vi.setSystemTime(madeAt + hourMs);
+  expect(pageExpiresAt(attemptId, payBy)).toBe(first);
+  vi.useRealTimers();
   expect(() => pageExpiresAt(randomUUID(), null)).toThrow(RangeError);
 });

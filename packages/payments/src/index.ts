@@ -12,3 +12,4 @@ export type {
   Webhook,
   WebhookAnswer,
 } from './provider.ts';
+export { createProviders, providerSettings } from './providers.ts';

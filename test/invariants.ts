@@ -14,16 +14,19 @@ export interface Invariant {
  */
 export const invariants: readonly Invariant[] = [
   {
-    name: 'an order has at most one terminal transition, the one its status shows',
+    name: 'an order has at most one terminal transition, the one its status shows, and may be reinstated once',
     breaches: `
       select o.id::text as subject, o.status || ', events: ' || coalesce(told.types, 'none') as found
       from orders o
       left join lateral (
         select string_agg(e.type, ' ' order by e.seq) as types from events e
-        where e.order_id = o.id and e.type in ('order.paid', 'order.cancelled')
+        where e.order_id = o.id and e.type in ('order.paid', 'order.cancelled', 'order.reinstated')
       ) as told on true
-      where told.types is distinct from
-        case o.status when 'paid' then 'order.paid' when 'cancelled' then 'order.cancelled' end`,
+      where not case o.status
+        when 'paid' then coalesce(told.types, '') in ('order.paid', 'order.cancelled order.reinstated')
+        when 'cancelled' then coalesce(told.types, '') = 'order.cancelled'
+        else told.types is null
+      end`,
   },
   {
     name: 'held stock is what pending orders hold, and never more than there is',
@@ -52,18 +55,27 @@ export const invariants: readonly Invariant[] = [
         or exists (
           select from freezes f
           where f.frozen_at < o.cancelled_at and (f.thawing_at is null or o.cancelled_at < f.thawing_at)
+            and (f.channel is null or f.channel = o.channel)
+            and (f.payment_method is null or f.payment_method = o.payment_method)
+            and (f.provider is null or (o.providers ->> f.provider)::timestamptz < o.cancelled_at)
             -- What a brake held, and was to get an extension, has got it.
             or f.extend_ms is not null and f.thawing_at between o.expire_at and o.cancelled_at
         )
       )`,
   },
   {
-    name: 'every payment paid its order or waits on the work list, and every paid order has one that paid it',
+    name: 'every payment paid its order, goes back, or a person was told; every paid order has one that paid it',
     breaches: `
-      select p.id::text as subject, format('%s, order %s', p.outcome, o.status) as found
+      select p.id::text as subject, format('%s, order %s, refund %s', p.outcome, o.status, r.state) as found
       from payments p
       left join orders o on o.id = p.order_id
-      where case p.outcome when 'paid' then o.status is distinct from 'paid' else p.listed_at is null end
+      left join refunds r on r.payment_id = p.id
+      where not case
+        when p.listed_at is not null and p.resolved_at is null then true
+        when p.resolution = 'dismiss' then true
+        when p.outcome = 'paid' then o.status is not distinct from 'paid'
+        else coalesce(r.state, '') in ('due', 'sent', 'confirmed')
+      end
       union all
       select o.id::text, 'paid by ' || count(p.id) || ' payments'
       from orders o
@@ -73,13 +85,31 @@ export const invariants: readonly Invariant[] = [
       having count(p.id) <> 1`,
   },
   {
-    name: 'no pending order is overdue by more than 3 s, unless its clock stands still',
+    name: 'an order counts its payment attempts that have not ended',
+    breaches: `
+      select o.id::text as subject, format('counts %s, has %s', o.open_attempt_count, count(a.id)) as found
+      from orders o
+      left join payment_attempts a on a.order_id = o.id and a.ended_at is null
+      group by o.id
+      having o.open_attempt_count <> count(a.id)`,
+  },
+  {
+    name: 'no order is cancelled for time while a payment attempt may still bring money',
+    breaches: `
+      select o.id::text as subject, format('cancelled %s, attempt ended %s', o.cancelled_at, a.ended_at) as found
+      from orders o
+      join payment_attempts a on a.order_id = o.id
+      where o.cancel_reason = 'payment_timeout' and a.created_at <= o.cancelled_at
+        and coalesce(a.ended_at, 'infinity') > o.cancelled_at`,
+  },
+  {
+    name: 'no pending order is overdue by more than 3 s, unless its clock stands still or money may still come',
     needsWorker: true,
     breaches: `
       select o.id::text as subject, format('expired %s', o.expire_at) as found
       from orders o
       where o.status = 'pending_payment' and o.expire_at < clock_timestamp() - interval '3 seconds'
-        and not exists (select from freezes f where f.state <> 'done')`,
+        and o.open_attempt_count = 0 and not exists (select from freezes f where f.state <> 'done')`,
   },
   {
     name: 'every order has its order.placed event, once and first',
@@ -93,12 +123,14 @@ export const invariants: readonly Invariant[] = [
         or cardinality(array_positions(told.types, 'order.placed')) <> 1`,
   },
   {
-    name: 'after its end nothing happens to an order but payments that are listed',
+    name: 'after its end nothing happens to an order but what its money brings',
     breaches: `
-      select later.order_id::text as subject, later.type as found
+      select later.order_id::text as subject, ended.type || ', then ' || later.type as found
       from events ended
       join events later on later.order_id = ended.order_id and later.seq > ended.seq
-      where ended.type in ('order.paid', 'order.cancelled') and later.type <> 'payment.listed'`,
+      where ended.type in ('order.paid', 'order.cancelled', 'order.reinstated')
+        and later.type !~ '^(payment|refund|attempt)\\.'
+        and not (ended.type = 'order.cancelled' and later.type = 'order.reinstated')`,
   },
 ];
 

@@ -174,7 +174,7 @@ export async function countArmed({ deadlines }: Pick<PendingSet, 'deadlines'>): 
 /** Removes the settled orders of a round, so that the next one finds what this one found. */
 export async function clearRound(set: PendingSet): Promise<void> {
   const { database, lastId } = set;
-  await database.query('truncate payments');
+  await database.query('truncate payments, refunds');
   for (const [table, id] of [
     ['events', 'order_id'],
     ['idempotency_keys', 'order_id'],

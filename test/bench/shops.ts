@@ -96,7 +96,9 @@ async function openShop(
     async empty(stock) {
       await untilIdle(database);
       await redis.flushdb();
-      await database.query('truncate orders, payments, events, idempotency_keys, stock');
+      await database.query(
+        'truncate orders, payment_attempts, payments, refunds, events, idempotency_keys, stock',
+      );
       await database.query(
         `insert into stock (sku, on_hand, updated_at)
          select sku, on_hand, clock_timestamp() from unnest($1::text[], $2::bigint[]) as stock (sku, on_hand)`,
@@ -118,6 +120,17 @@ async function openShop(
   };
 }
 
+/** The settings of an api process. */
+export function apiSettings(databaseUrl: string, redisUrl: string): Record<string, string> {
+  return {
+    DATABASE_URL: databaseUrl,
+    REDIS_URL: redisUrl,
+    LAPSE_HOST: '127.0.0.1',
+    LAPSE_API_PORT: '0',
+    LAPSE_API_KEY: apiKey,
+  };
+}
+
 function spawnShop(kind: ShopKind, databaseUrl: string, redisUrl: string): Promise<RunningApp> {
   const ports = { plain: 'plain-ports.ts', door: 'plain-door.ts' };
   const service = pathToFileURL(join(root, 'test/bench/references/plain-service.ts')).href;
@@ -125,13 +138,7 @@ function spawnShop(kind: ShopKind, databaseUrl: string, redisUrl: string): Promi
     app: 'api',
     root,
     name: shopNames[kind],
-    env: {
-      DATABASE_URL: databaseUrl,
-      REDIS_URL: redisUrl,
-      LAPSE_HOST: '127.0.0.1',
-      LAPSE_API_PORT: '0',
-      LAPSE_API_KEY: apiKey,
-    },
+    env: apiSettings(databaseUrl, redisUrl),
     nodeArguments: kind === 'lapse' ? [] : ['--import', `${service}?ports=${ports[kind]}`],
   });
 }

@@ -42,7 +42,7 @@ async function place(): Promise<Told> {
   if (answer.outcome !== 'placed') throw new Error(answer.outcome);
   const { createdAt, deadlineAt, paidAt, cancelledAt, ...order } = answer.order;
   expect([paidAt, cancelledAt]).toEqual([null, null]);
-  const instants = { createdAt: createdAt.toISOString(), deadlineAt: deadlineAt.toISOString() };
+  const instants = { createdAt: createdAt.toISOString(), deadlineAt: deadlineAt?.toISOString() ?? null };
   return {
     call: 'checkout',
     order: { ...order, ...instants, remainingMs: 60_000, paidAt: null, cancelledAt: null },

@@ -115,7 +115,7 @@ function contradictions({ call, order }: Told, row: OrderRow): string[] {
   if (order.cancelReason !== null && row.cancelReason !== order.cancelReason)
     found.push(`${call} said cancelled by ${order.cancelReason}, it is ${row.cancelReason ?? row.status}`);
   if (row.amount !== order.amount) found.push(`${call} said amount ${order.amount}, it is ${row.amount}`);
-  const deadlineAt = new Date(order.deadlineAt);
+  const deadlineAt = new Date(order.deadlineAt ?? '');
   if (row.deadlineAt < deadlineAt)
     found.push(`${call} gave time until ${order.deadlineAt}, it is ${row.deadlineAt.toISOString()}`);
   if (row.cancelReason === 'payment_timeout' && row.cancelledAt !== null && row.cancelledAt < deadlineAt)

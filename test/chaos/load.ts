@@ -87,7 +87,7 @@ export class Load {
     const { planned } = entry;
     const { id } = placed.order;
     const { paymentWindowMs, actsAt, extendByMs, amount } = planned;
-    const deadlineAt = new Date(placed.order.deadlineAt).getTime();
+    const deadlineAt = new Date(placed.order.deadlineAt ?? '').getTime();
     const tell = (
       capture: string,
       money = amount,

@@ -112,7 +112,7 @@ describe.concurrent('not_due', () => {
         const first = await stage.add('worker');
         const wasMoved = async (): Promise<boolean> => {
           const job = await stage.deadlines.inspect({ orderId: id, partition: 0 });
-          return (job?.firesAt?.getTime() ?? 0) > expireAt.getTime() + 4000;
+          return (job?.firesAt?.getTime() ?? 0) > (expireAt?.getTime() ?? 0) + 4000;
         };
         await waitFor(wasMoved, { what: 'the job to be delayed again', timeoutMs });
         first.kill('SIGKILL');

@@ -49,7 +49,7 @@ async function killInThaw(
       for (const { id, createdAt, expireAt } of placed) {
         const stoodMs = (thawing?.thawingAt?.getTime() ?? 0) - createdAt.getTime();
         const moved = await orders.find(id);
-        expect((moved?.expireAt.getTime() ?? 0) - expireAt.getTime()).toBe(stoodMs);
+        expect((moved?.expireAt?.getTime() ?? 0) - (expireAt?.getTime() ?? 0)).toBe(stoodMs);
         expect((await story(stage, id)).filter((type) => type === 'order.thawed')).toHaveLength(1);
       }
     },

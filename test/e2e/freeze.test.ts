@@ -95,14 +95,14 @@ describe('a freeze', () => {
         if (!(await wasMoved(order))) continue;
         const stoodMs = thawingAt.getTime() - Math.max(frozenAt.getTime(), Date.parse(order.createdAt));
         const moved = await client.order(order.id);
-        expect(Date.parse(moved.deadlineAt) - Date.parse(order.deadlineAt)).toBe(stoodMs);
+        expect(Date.parse(moved.deadlineAt ?? '') - Date.parse(order.deadlineAt ?? '')).toBe(stoodMs);
       }
       const { deadlineAt } = await client.order(lasting.id);
       await waitFor(
         async () => {
           // Moving a job is exact to a millisecond or two: BullMQ counts from now.
           const { job } = await client.timeline(lasting.id);
-          return Math.abs(Date.parse(job?.firesAt ?? '') - Date.parse(deadlineAt)) < 50;
+          return Math.abs(Date.parse(job?.firesAt ?? '') - Date.parse(deadlineAt ?? '')) < 50;
         },
         { what: 'the job to stand at the new deadline' },
       );
@@ -115,7 +115,9 @@ describe('a freeze', () => {
       const lapsed = await Promise.all(within.map(({ id }) => client.order(id)));
       for (const order of lapsed) {
         expect(order).toMatchObject({ status: 'cancelled', cancelReason: 'payment_timeout' });
-        expect(Date.parse(order.cancelledAt ?? '')).toBeGreaterThanOrEqual(Date.parse(order.deadlineAt));
+        expect(Date.parse(order.cancelledAt ?? '')).toBeGreaterThanOrEqual(
+          Date.parse(order.deadlineAt ?? ''),
+        );
       }
       const stories = await Promise.all(within.map(({ id }) => client.timeline(id)));
       for (const story of stories)

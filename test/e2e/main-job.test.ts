@@ -76,7 +76,7 @@ test('an order that is not paid in time is cancelled once, and its stock is on s
 
   const ended = await settled(order.id);
   expect(ended).toMatchObject({ status: 'cancelled', cancelReason: 'payment_timeout' });
-  expect(Date.parse(ended.cancelledAt ?? '')).toBeGreaterThanOrEqual(Date.parse(order.deadlineAt));
+  expect(Date.parse(ended.cancelledAt ?? '')).toBeGreaterThanOrEqual(Date.parse(order.deadlineAt ?? ''));
   expect(await fleet.client.stock('mug')).toEqual(before);
   const { events } = await fleet.client.timeline(order.id);
   expect(events.map(({ type }) => type)).toEqual(['order.placed', 'order.cancelled']);
@@ -85,11 +85,11 @@ test('an order that is not paid in time is cancelled once, and its stock is on s
 test('an extension moves the job, and the order lapses at its new deadline', async () => {
   const order = await buyMug(1000);
   const extended = await fleet.client.extend(order.id, { byMs: 1500 });
-  expect(Date.parse(extended.deadlineAt)).toBe(Date.parse(order.deadlineAt) + 1500);
+  expect(Date.parse(extended.deadlineAt ?? '')).toBe(Date.parse(order.deadlineAt ?? '') + 1500);
   expect(await untilJob(order.id, extended.deadlineAt)).toBe(true);
   const ended = await settled(order.id);
   expect(ended.cancelReason).toBe('payment_timeout');
-  expect(Date.parse(ended.cancelledAt ?? '')).toBeGreaterThanOrEqual(Date.parse(extended.deadlineAt));
+  expect(Date.parse(ended.cancelledAt ?? '')).toBeGreaterThanOrEqual(Date.parse(extended.deadlineAt ?? ''));
 });
 
 test('a customer who cancels frees the stock at once, and a second cancel changes nothing', async () => {

@@ -2,20 +2,27 @@ import { IncomingMessage, ServerResponse, type IncomingHttpHeaders, type Request
 import { Socket } from 'node:net';
 import type { Deadlines } from '@lapse/deadlines';
 import type { Orders } from '@lapse/orders';
+import type { PaymentProvider } from '@lapse/payments';
 import { healthHandler, Histogram, type HealthOptions, type Log, type Metrics } from '@lapse/runtime';
 import express, { type RequestHandler } from 'express';
 import helmet from 'helmet';
 import { apiKeyCheck } from './api-key.ts';
 import { fastLane } from './fast-lane.ts';
 import { Problem, problemHandler, unknownRoute } from './problem.ts';
+import { attemptRoutes } from './routes/attempts.ts';
+import { freezeRoutes } from './routes/freezes.ts';
+import { hookRoutes } from './routes/hooks.ts';
 import { checkoutCall, orderRoutes } from './routes/orders.ts';
 import { payCall, paymentRoutes } from './routes/payments.ts';
 import { stockRoutes } from './routes/stock.ts';
+import { workRoutes } from './routes/work.ts';
 
 /** What the API is made of. */
 export interface ApiOptions {
   readonly orders: Orders;
   readonly deadlines: Deadlines;
+  /** By name. */
+  readonly providers: ReadonlyMap<string, PaymentProvider>;
   readonly apiKey: string;
   /** Number of proxies whose X-Forwarded headers are believed. */
   readonly trustProxy: number;
@@ -45,9 +52,11 @@ export function createApi(options: ApiOptions): RequestListener {
     time(request, response, () => routePath(request.route));
     next();
   });
+  app.use(hookRoutes({ ...options, metrics: health.metrics }));
   // The key is checked before the body is read: nobody else makes us parse anything.
   app.use('/v1', requireKey(isAuthorized), express.json({ limit: maxBodyBytes }));
-  app.use(orderRoutes({ ...options, checkout }), paymentRoutes({ ...options, pay }), stockRoutes(options));
+  app.use(orderRoutes({ ...options, checkout }), paymentRoutes({ ...options, pay }));
+  app.use(attemptRoutes(options), workRoutes(options), stockRoutes(options), freezeRoutes(options));
   app.use(unknownRoute);
   app.use(problemHandler(log));
   return (request, response) => {

@@ -1,5 +1,6 @@
 import { createDeadlines } from '@lapse/deadlines';
-import { createOrders, migrationsDir } from '@lapse/orders';
+import { createOrders, loadPolicies, migrationsDir } from '@lapse/orders';
+import { createProviders, providerSettings } from '@lapse/payments';
 import {
   createLog,
   createMetrics,
@@ -24,12 +25,17 @@ await runMain(async () => {
     'apiKey',
     'partitionCount',
     'trustProxy',
+    'policiesFile',
     'logLevel',
+    ...providerSettings,
   ]);
   const log = createLog('api', settings.logLevel);
   const metrics = createMetrics();
   const database = openDatabase({ url: settings.databaseUrl, app: 'api', log });
-  const orders = createOrders({ database, partitionCount: settings.partitionCount });
+  const { policies, warnings } = await loadPolicies(settings.policiesFile);
+  for (const warning of warnings) log.warn({ file: settings.policiesFile, warning }, 'policies file is odd');
+  const orders = createOrders({ database, partitionCount: settings.partitionCount, policies });
+  const providers = createProviders(settings, { log, metrics });
   const deadlines = createDeadlines({ redisUrl: settings.redisUrl, log, metrics });
 
   const http: HttpService = httpService({
@@ -41,6 +47,7 @@ await runMain(async () => {
     handler: createApi({
       orders,
       deadlines,
+      providers,
       apiKey: settings.apiKey,
       trustProxy: settings.trustProxy,
       health: {

@@ -75,6 +75,13 @@ export function parseOrderId({ params }: Call): string {
   return id.data.toLowerCase();
 }
 
+const uuid = z.uuid();
+
+/** Whether a text that somebody else sent can be one of our ids. */
+export function isUuid(id: string | null): id is string {
+  return uuid.safeParse(id).success;
+}
+
 const idempotencyHeader = z.object({
   'Idempotency-Key': z.string().regex(/^[\x21-\x7E]{1,255}$/, 'must be 1 to 255 visible ASCII characters'),
 });

@@ -1,5 +1,5 @@
 import { setTimeout as delay } from 'node:timers/promises';
-import type { Freeze, Orders } from '@lapse/orders';
+import type { Freeze, FreezeScope, Orders } from '@lapse/orders';
 import { OperatorError } from '@lapse/runtime';
 
 /** How many freezes are listed, besides those that are not done. */
@@ -9,16 +9,28 @@ const listedCount = 50;
 const allFreezes = (orders: Orders): Promise<Freeze[]> => orders.freezes(Number.MAX_SAFE_INTEGER);
 
 /** `lapse freeze`. */
-export async function freezeClock(orders: Orders, reason: string, actor: string): Promise<void> {
+export async function freezeClock(
+  orders: Orders,
+  { reason, scope, actor }: { reason: string; scope: FreezeScope; actor: string },
+): Promise<void> {
   if (reason.trim() === '') {
     throw new OperatorError(
       '--reason must say something: why the clock stands still, for those who find it.',
     );
   }
-  const { id, frozenAt } = await orders.freeze({ reason, actor });
+  const { id, frozenAt } = await orders.freeze({ reason, scope, actor });
   console.log(
-    `Frozen since ${frozenAt.toISOString()}. Nothing is cancelled for time until:\n  lapse thaw ${id}`,
+    `Frozen since ${frozenAt.toISOString()}: ${scopeName(scope)}. None of it is cancelled for time until:\n  lapse thaw ${id}`,
   );
+}
+
+function scopeName({ channel, paymentMethod, provider }: FreezeScope): string {
+  const names = [
+    channel === undefined ? [] : `channel ${channel}`,
+    paymentMethod === undefined ? [] : `payment method ${paymentMethod}`,
+    provider === undefined ? [] : `provider ${provider}`,
+  ].flat();
+  return names.length === 0 ? 'every order' : `orders of ${names.join(' and ')}`;
 }
 
 /** `lapse thaw`: waits until the workers have moved every deadline. Interrupting it does not interrupt them. */
@@ -61,9 +73,9 @@ export async function listFreezes(orders: Orders): Promise<void> {
     ({ state }, index) => index < listedCount || state !== 'done',
   );
   if (freezes.length === 0) console.log('There never was a freeze.');
-  for (const { id, kind, state, frozenAt, thawingAt, reason, actor } of freezes) {
+  for (const { id, kind, state, scope, frozenAt, thawingAt, reason, actor } of freezes) {
     const until = thawingAt === null ? '…' : thawingAt.toISOString();
-    const what = kind === 'brake' ? `brake: ${reason}` : reason;
+    const what = kind === 'brake' ? `brake: ${reason}` : `${scopeName(scope)}: ${reason}`;
     console.log(`${id}  ${state.padEnd(8)}  ${frozenAt.toISOString()} – ${until}  ${what} (${actor})`);
   }
 }

@@ -1,6 +1,6 @@
 import { userInfo } from 'node:os';
 import { createDeadlines, type Deadlines } from '@lapse/deadlines';
-import { createOrders, migrationsDir, type Orders } from '@lapse/orders';
+import { createOrders, migrationsDir, type FreezeScope, type Orders } from '@lapse/orders';
 import {
   createLog,
   createMetrics,
@@ -15,6 +15,7 @@ import { showDrift } from './drift.ts';
 import { freezeClock, listFreezes, thawClock } from './freezes.ts';
 import { checkPolicies, explainPolicies } from './policies.ts';
 import { rebuildDeadlines } from './rebuild.ts';
+import { reconcile } from './reconcile.ts';
 import { resumeExpiry } from './resume.ts';
 import { showOrder } from './show-order.ts';
 
@@ -77,9 +78,14 @@ program
 
 program
   .command('freeze')
-  .description('stop the clock of every pending order: nothing is cancelled for time until the thaw')
+  .description('stop the clock of pending orders: none in scope is cancelled for time until the thaw')
   .requiredOption('--reason <text>', 'why, for those who find it')
-  .action(({ reason }: { reason: string }) => withOrders((orders) => freezeClock(orders, reason, actor)));
+  .option('--channel <name>', 'only orders of this channel')
+  .option('--payment-method <name>', 'only orders with this payment method')
+  .option('--provider <name>', 'only orders that had a payment attempt with this provider')
+  .action(({ reason, ...scope }: { reason: string } & FreezeScope) =>
+    withOrders((orders) => freezeClock(orders, { reason, scope, actor })),
+  );
 
 program
   .command('thaw')
@@ -102,6 +108,15 @@ program
   .command('rebuild')
   .description('arm the job of every pending deadline again')
   .action(() => withOrders((orders) => rebuildDeadlines(orders, actor)));
+
+program
+  .command('reconcile')
+  .description('ask a payment provider about every open attempt, after its webhooks were lost')
+  .requiredOption('--provider <name>', 'which, stripe for example')
+  .option('--since <duration>', 'only attempts opened within: 90s, 30m, 2h, 1d', '2h')
+  .action(({ provider, since }: { provider: string; since: string }) =>
+    withOrders((orders) => reconcile(orders, provider, since)),
+  );
 
 program
   .command('drift')

@@ -50,7 +50,7 @@ async function settled(client: LapseClient, { id }: Order): Promise<Order> {
   for (;;) {
     const order = await client.order(id);
     if (order.status !== 'pending_payment') return order;
-    await delay(Math.min(250, Math.max(20, order.remainingMs)));
+    await delay(Math.min(250, Math.max(20, order.remainingMs ?? 0)));
   }
 }
 
@@ -198,5 +198,5 @@ export async function playStories(client: LapseClient, tell: (story: Story) => v
 /** How long after its deadline an order lapsed, ms; undefined where it did not. */
 export function latenessOf(order: Order | undefined): number | undefined {
   if (order?.cancelReason !== 'payment_timeout' || order.cancelledAt === null) return undefined;
-  return Date.parse(order.cancelledAt) - Date.parse(order.deadlineAt);
+  return Date.parse(order.cancelledAt) - Date.parse(order.deadlineAt ?? '');
 }

@@ -185,7 +185,7 @@ describe('console', () => {
   test('the order page tells the story of an order', async () => {
     const order = await place(ops, { reference: 'story', metadata: { cart: 'c1' } });
     await ops.orders.extend({ orderId: order.id, to: { byMs: 60_000 }, actor: 'anna' });
-    const payment = { provider: 'stripe', currency: 'EUR', verified: true, actor: 'stripe' };
+    const payment = { provider: 'stripe', currency: 'EUR', verified: false, actor: 'stripe' };
     await ops.orders.pay({ ...payment, orderId: order.id, providerPaymentId: 'pi_1', amount: 1 });
     await ops.orders.pay({ ...payment, orderId: order.id, providerPaymentId: 'pi_2', amount: 2500 });
     const body = await page(`/orders/${order.id}`);
@@ -341,7 +341,7 @@ describe('console', () => {
 
   test('the work list shows money that waits for a person, fifty a page', async () => {
     const { id: orderId, amount } = await place(ops);
-    const money = { orderId, provider: 'stripe', amount, currency: 'EUR', verified: true, actor: 'stripe' };
+    const money = { orderId, provider: 'stripe', amount, currency: 'EUR', verified: false, actor: 'stripe' };
     for (let n = 0; n < 55; n += 1) await ops.orders.pay({ ...money, providerPaymentId: `pi_work_${n}` });
 
     const first = await page('/work');

@@ -93,6 +93,7 @@ export function orderLine(order: Order) {
 
 function remaining(order: Order): string | null {
   if (order.status !== 'pending_payment') return null;
+  if (order.deadlineAt === null || order.remainingMs === null) return 'waits for ever';
   if (order.remainingMs > 0) return `in ${duration(order.remainingMs)}`;
   return `overdue by ${duration(Math.max(0, Date.now() - order.deadlineAt.getTime()))}`;
 }
@@ -104,7 +105,17 @@ const eventNames: Readonly<Record<string, string>> = {
   'order.extended': 'Deadline extended',
   'order.thawed': 'Deadline moved by a thaw',
   'order.reinstated': 'Order reinstated',
+  'order.closing': 'Time is over, providers are asked',
+  'attempt.opened': 'Payment attempt opened',
+  'attempt.closed': 'Payment attempt closed',
+  'attempt.refused': 'Payment attempt refused by the provider',
+  'attempt.paid': 'Payment attempt paid',
   'payment.listed': 'Payment put on the work list',
+  'payment.refund_due': 'Payment is to go back',
+  'payment.resolved': 'Payment decided about',
+  'refund.sent': 'Refund sent',
+  'refund.confirmed': 'Refund confirmed',
+  'refund.failed': 'Refund refused by the provider',
 };
 
 /** An event as a person reads it. Events this version does not know are shown with what they carry. */

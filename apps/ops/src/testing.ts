@@ -143,6 +143,6 @@ export async function place(
   });
   if (answer.outcome !== 'placed') throw new Error(`the order was not placed: ${answer.outcome}`);
   const { id, partition, createdAt, expireAt } = answer.order;
-  await deadlines.arm({ orderId: id, partition, createdAt, expireAt });
+  if (expireAt !== null) await deadlines.arm({ orderId: id, partition, createdAt, expireAt });
   return answer.order;
 }

@@ -1,5 +1,6 @@
 import { createDeadlines, deadlineWorker, watchClock } from '@lapse/deadlines';
-import { createOrders, migrationsDir } from '@lapse/orders';
+import { createOrders, loadPolicies, migrationsDir } from '@lapse/orders';
+import { createProviders, providerSettings } from '@lapse/payments';
 import {
   createLog,
   createMetrics,
@@ -17,9 +18,12 @@ import {
 import { watchBacklog } from './backlog.ts';
 import { brakeAlarm, brakeProblem } from './brake.ts';
 import { janitor } from './janitor.ts';
+import { closer } from './closer.ts';
 import { drift } from './drift.ts';
+import { watchMoney } from './money.ts';
 import { partitionsInUse } from './partitions.ts';
 import { rebuild } from './rebuild.ts';
+import { refunder } from './refunder.ts';
 import { sweeper } from './sweeper.ts';
 import { thaw } from './thaw.ts';
 
@@ -37,18 +41,25 @@ await runMain(async () => {
     'brakeOrders',
     'brakeShare',
     'retentionDays',
+    'policiesFile',
     'logLevel',
+    ...providerSettings,
   ]);
   const { redisUrl } = settings;
   const log = createLog('worker', settings.logLevel);
   const metrics = createMetrics();
   const database = openDatabase({ url: settings.databaseUrl, app: 'worker', log });
   const brake = { orders: settings.brakeOrders, share: settings.brakeShare };
-  const orders = createOrders({ database, brake });
+  const { policies, warnings } = await loadPolicies(settings.policiesFile);
+  for (const warning of warnings) log.warn({ file: settings.policiesFile, warning }, 'policies file is odd');
+  const orders = createOrders({ database, brake, policies });
   const deadlines = createDeadlines({ redisUrl, log, metrics });
   const clock = watchClock({ clockOffsetMs: () => orders.clockOffsetMs(), log, metrics });
   watchBacklog({ orders, metrics });
-  const sweep = sweeper({ orders, log, metrics });
+  const providers = createProviders(settings, { log, metrics });
+  const close = closer({ orders, deadlines, providers, log, metrics });
+  const sweep = sweeper({ orders, close: (answers) => close.take(answers), log, metrics });
+  watchMoney({ orders, metrics });
 
   const partitions = partitionsInUse({ partitionCount: settings.partitionCount, orders, deadlines });
   const http: HttpService = httpService({
@@ -91,6 +102,8 @@ await runMain(async () => {
         partitions,
       }),
       sweep,
+      close,
+      refunder({ orders, providers, log, metrics }),
       brakeAlarm({ orders, log, metrics }),
       thaw({ orders, deadlines, log }),
       rebuild({ orders, deadlines, partitions, log, metrics }),

@@ -21,7 +21,7 @@ beforeEach(async () => {
   const database = openDatabase({ url: own.url, app: 'test', log });
   orders = createOrders({ database });
   metrics = createMetrics();
-  sweep = sweeper({ orders, log, metrics });
+  sweep = sweeper({ orders, close: () => undefined, log, metrics });
   await orders.setStock('mug', 10_000);
   ids = await inParallel(orderCount, orderCount, async () => {
     const answer = await orders.checkout({

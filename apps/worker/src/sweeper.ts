@@ -33,8 +33,14 @@ export interface Sweeper extends Service {
  * Expires overdue orders without the queue: those whose job was lost, late, or never armed. Runs in every worker; rows
  * that one has in hand are skipped by the others, so there is no leader to lose.
  */
-export function sweeper(options: { orders: Orders; log: Log; metrics: Metrics }): Sweeper {
-  const { orders, log, metrics } = options;
+export function sweeper(options: {
+  orders: Orders;
+  /** Is told every answer: those that are `closing` wait for their payment providers. */
+  close: (answers: ReadonlyMap<string, ExpireAnswer>) => void;
+  log: Log;
+  metrics: Metrics;
+}): Sweeper {
+  const { orders, close, log, metrics } = options;
   const registers = [metrics];
   const cancelled = new Counter({
     name: 'lapse_sweep_cancelled_total',
@@ -66,6 +72,7 @@ export function sweeper(options: { orders: Orders; log: Log; metrics: Metrics })
 
   const sweepOnce = async (limit: number): Promise<boolean> => {
     const answers = await orders.sweep(limit, 'sweeper');
+    close(answers);
     // Asked afterwards: the sweep may have been a few ms faster than the jobs of the same instant.
     const isBurst = String(crowdCount > 0 || performance.now() < crowdUntil);
     for (const [orderId, answer] of answers) {
@@ -112,7 +119,9 @@ export function sweeper(options: { orders: Orders; log: Log; metrics: Metrics })
 
   const expire: Sweeper['expire'] = async (orderIds) => {
     await burst?.catch(() => undefined);
-    return orders.expire(orderIds, 'worker');
+    const answers = await orders.expire(orderIds, 'worker');
+    close(answers);
+    return answers;
   };
 
   const periodically = periodic({

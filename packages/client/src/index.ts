@@ -11,8 +11,10 @@ export interface Order {
   readonly items: readonly OrderItem[];
   readonly metadata: Readonly<Record<string, unknown>>;
   readonly createdAt: string;
-  readonly deadlineAt: string;
-  readonly remainingMs: number;
+  /** Null: it waits for ever. */
+  readonly deadlineAt: string | null;
+  /** 0 when overdue or settled; null where there is no deadline. */
+  readonly remainingMs: number | null;
   readonly paidAt: string | null;
   readonly cancelledAt: string | null;
 }
@@ -46,13 +48,77 @@ export interface PaymentReport {
 /** Money that was reported. */
 export interface Payment extends PaymentReport {
   readonly id: string;
-  readonly orderId: string;
-  readonly outcome: 'paid' | 'duplicate' | 'late' | 'amount_mismatch';
+  /** Null: there is no such order. */
+  readonly orderId: string | null;
+  readonly outcome: 'paid' | 'duplicate' | 'late' | 'amount_mismatch' | 'orderless';
   /** Whether the provider itself vouched for it. */
   readonly verified: boolean;
   readonly recordedAt: string;
-  /** Since when a person must decide about it; null where it paid its order. */
+  /** Since when a person must decide about it, and why; null where nobody must. */
   readonly listedAt: string | null;
+  readonly listedFor:
+    | 'unverified'
+    | 'policy'
+    | 'orderless'
+    | 'restated'
+    | 'conflict'
+    | 'refund_failed'
+    | null;
+  /** What a person decided about it, when, who it was, and why. */
+  readonly resolution: 'refund' | 'accept' | 'dismiss' | null;
+  readonly resolvedAt: string | null;
+  readonly resolvedBy: string | null;
+  readonly note: string | null;
+}
+
+/** The way of a payment back to who paid it. */
+export interface Refund {
+  readonly id: string;
+  readonly state: 'due' | 'sent' | 'confirmed' | 'failed';
+  readonly providerRefundId: string | null;
+  /** `policy`, or who decided it. */
+  readonly actor: string;
+  readonly dueAt: string;
+  readonly sentAt: string | null;
+  readonly confirmedAt: string | null;
+  readonly failedAt: string | null;
+  readonly tryCount: number;
+  readonly lastReason: string | null;
+}
+
+/** A payment on the work list, or one about which somebody decided. */
+export interface WorkItem extends Payment {
+  readonly refund: Refund | null;
+}
+
+/** One way for a customer to pay one order. `opening` and `open` may still bring money. */
+export interface PaymentAttempt {
+  readonly id: string;
+  readonly orderId: string;
+  readonly provider: string;
+  readonly state: 'opening' | 'open' | 'closed' | 'paid' | 'refused';
+  readonly providerAttemptId: string | null;
+  /** What the customer needs: a page to go to, a secret for the provider's form, or something to read. */
+  readonly url: string | null;
+  readonly clientSecret: string | null;
+  readonly instructions: string | null;
+  /** The deadline when it was opened; null: there was none. */
+  readonly payBy: string | null;
+  readonly createdAt: string;
+  readonly endedAt: string | null;
+  /** What the provider said last while it had not ended, since when, and why. */
+  readonly verdict: 'open' | 'processing' | 'unknown' | null;
+  readonly verdictSince: string | null;
+  readonly reason: string | null;
+}
+
+/** How a customer wishes to pay. */
+export interface AttemptWish {
+  readonly provider: string;
+  /** What the shop needs for it: a page of the provider, or a secret for a form in its own. Default `url`. */
+  readonly as?: 'url' | 'client_secret';
+  /** Where the provider sends the customer afterwards. */
+  readonly returnUrl?: string;
 }
 
 /** What a payment did. */
@@ -60,6 +126,8 @@ export interface PaymentResult {
   readonly outcome: 'paid' | 'already_recorded' | 'duplicate' | 'late' | 'amount_mismatch';
   readonly order: Order;
   readonly payment: Payment;
+  /** Where it goes back. */
+  readonly refund?: Refund;
 }
 
 /** What there is of a SKU. */
@@ -171,7 +239,15 @@ export interface LapseClient {
   /** Every SKU, in their order. */
   stocks(query?: PageQuery): Promise<Page<Stock>>;
   /** Payments that a person must decide about, longest waiting first. */
-  workList(query?: PageQuery): Promise<Page<Payment>>;
+  workList(query?: PageQuery): Promise<Page<WorkItem>>;
+  /** Decides about a payment on the work list: it goes back, pays its order, or was seen to elsewhere. */
+  refundPayment(paymentId: string, note?: string): Promise<WorkItem>;
+  acceptPayment(paymentId: string, note?: string): Promise<WorkItem>;
+  dismissPayment(paymentId: string, note: string): Promise<WorkItem>;
+  /** Opens a way to pay; where one is open at this provider, answers that. */
+  openAttempt(orderId: string, wish: AttemptWish): Promise<PaymentAttempt>;
+  /** Oldest first. */
+  attempts(orderId: string): Promise<readonly PaymentAttempt[]>;
 }
 
 /**
@@ -224,6 +300,14 @@ export function createClient(options: { baseUrl: string; apiKey: string; timeout
     stock: async (sku) => call('GET', stockPath(sku)),
     stocks: (query) => call('GET', `/v1/stock${search(query)}`),
     workList: (query) => call('GET', `/v1/money/work${search(query)}`),
+    refundPayment: async (id, note) => call('POST', `${workPath(id)}/refund`, { note: note ?? null }),
+    acceptPayment: async (id, note) => call('POST', `${workPath(id)}/accept`, { note: note ?? null }),
+    dismissPayment: async (id, note) => call('POST', `${workPath(id)}/dismiss`, { note }),
+    openAttempt: async (id, wish) => call('POST', `${orderPath(id)}/payment-attempts`, wish),
+    attempts: async (id) => {
+      const { data } = await call<Page<PaymentAttempt>>('GET', `${orderPath(id)}/payment-attempts`);
+      return data;
+    },
   };
 }
 
@@ -253,6 +337,10 @@ function orderPath(id: string): string {
 
 function stockPath(sku: string): string {
   return `/v1/stock/${segment(sku)}`;
+}
+
+function workPath(paymentId: string): string {
+  return `/v1/money/work/${segment(paymentId)}`;
 }
 
 /** A part of a path. URLs are normalized on their way: these would name the list, or what is above it. */

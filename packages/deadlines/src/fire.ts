@@ -14,6 +14,8 @@ export type ExpireAnswer =
   | { readonly answer: 'settled' }
   /** Its clock is stopped; the thaw arms it again. */
   | { readonly answer: 'frozen' }
+  /** A payment may still come: its providers are asked, and the order is seen to by whoever asks. */
+  | { readonly answer: 'closing' }
   /** There is no such order. */
   | { readonly answer: 'unknown' }
   /** This order's own data is wrong; trying again would not help. */
@@ -45,7 +47,7 @@ export type Fire = (job: Job<unknown, string>, token: string | undefined) => Pro
 
 /**
  * Fired jobs of all partitions are collected into calls of `expire`; each job then ends as its order's answer says.
- * `cancelled`, `settled` and `frozen` complete it, `not_due` and a rejection delay it again, anything that nobody can
+ * `cancelled`, `settled`, `frozen` and `closing` complete it, `not_due` and a rejection delay it again, anything that nobody can
  * mend fails it, so that it is seen in Bull Board.
  */
 export function createFire(options: { expire: Expire; log: Log; metrics: Metrics }): Fire {
@@ -105,6 +107,7 @@ export function createFire(options: { expire: Expire; log: Log; metrics: Metrics
         return fire.answer;
       case 'settled':
       case 'frozen':
+      case 'closing':
         return fire.answer;
       case 'not_due':
         return lookAgain(job, token, fire.remainingMs);

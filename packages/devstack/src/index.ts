@@ -12,7 +12,7 @@ export { type RedisSentinel, startRedisSentinel } from './redis/sentinel.ts';
 export { startRedis } from './redis/start.ts';
 export { type SandboxBehaviour } from './sandbox/behaviour.ts';
 export { signedHeaders } from './sandbox/signature.ts';
-export { type Sandbox, startSandbox } from './sandbox/start.ts';
+export { type Sandbox, type SandboxOptions, startSandbox } from './sandbox/start.ts';
 export { startServers } from './servers.ts';
 export { startStripe, type StripeFault, type StripeServer } from './stripe/start.ts';
 export { createTestDatabase, type TestDatabase } from './test-database.ts';

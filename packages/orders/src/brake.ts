@@ -31,7 +31,8 @@ const isLongOverdue = `o.status = 'pending_payment' and o.check_at <= (select at
 const letGoAt = `coalesce((select max(f.thawing_at) from freezes f where f.kind = 'brake'), '-infinity')`;
 
 /**
- * SQL: there may be too much overdue to cancel the rows of the CTE `judged` that are `due`. Needs the CTE `clock`.
+ * SQL: there may be too much overdue to cancel the rows of the CTE `judged` that are `due`, or to close the payment
+ * attempts of those that are `closing`. Needs the CTE `clock`.
  *
  * Reads no more than one row above the bound, and those only where a row to cancel is old itself, or `lookAnyway`:
  * what stands in the index before them may be a million orders that were cancelled since the last vacuum.
@@ -43,7 +44,7 @@ export const isSuspicious = (bound: string, lookAnyway: string): string => `case
         when ${bound} = 0 then false
         when not exists (
           select from judged
-          where answer = 'due' and (${lookAnyway} or expire_at <= (select at from clock) - ${backlogAge})
+          where answer in ('due', 'closing') and (${lookAnyway} or expire_at <= (select at from clock) - ${backlogAge})
         ) then false
         else (
           select count(*) > ${bound}

@@ -2,6 +2,7 @@ import { transaction, type Database, type Statement } from '@lapse/runtime';
 import { orderColumns, toOrder, type Order, type OrderRow } from './order.ts';
 import { readOrders } from './find.ts';
 import { releaseHolds } from './release.ts';
+import { closeAttempts } from './sell.ts';
 
 /** Somebody's wish to cancel an order. */
 export interface CancelRequest {
@@ -21,11 +22,12 @@ const cancelPending: Statement = {
     with clock as materialized (
       select date_trunc('milliseconds', clock_timestamp()) as at
     ), cancelled as (
-      update orders o set status = 'cancelled', cancel_reason = $2, cancelled_at = clock.at
+      update orders o set status = 'cancelled', cancel_reason = $2, cancelled_at = clock.at, closing_at = null
       from clock
       where o.id = $1 and o.status = 'pending_payment'
-      returning ${orderColumns}
-    ), ${releaseHolds('cancelled')}, logged as (
+      returning ${orderColumns}, o.open_attempt_count
+      -- Somebody wants it now: no provider is waited for, its attempts are closed afterwards.
+    ), ${closeAttempts('cancelled')}, ${releaseHolds('cancelled')}, logged as (
       insert into events (order_id, type, actor, at, data)
       select id, 'order.cancelled', $3, cancelled_at, jsonb_build_object('reason', $2::text)
       from cancelled

@@ -27,8 +27,8 @@ export interface CheckoutRequest {
   readonly currency: string;
   /** 1 to 100 items, each SKU once. */
   readonly items: readonly OrderItem[];
-  /** How long the customer has to pay, ms. */
-  readonly paymentWindowMs: number;
+  /** How long the customer has to pay, ms. Where it is left out the policy decides. */
+  readonly paymentWindowMs?: number | undefined;
   readonly metadata: Readonly<Record<string, unknown>>;
   /** Who asks, for the event. */
   readonly actor: string;
@@ -51,6 +51,9 @@ interface Draft {
   readonly id: string;
   readonly partition: number;
   readonly amount: number;
+  /** Null: for ever. */
+  readonly windowMs: number | null;
+  readonly graceMs: number;
 }
 
 const lockStock: Statement = {
@@ -77,7 +80,7 @@ const placement = (clock: string): string => `
     with ${clock}, draft as materialized (
       select * from jsonb_to_recordset($1::jsonb) as draft (
         n int, id uuid, partition smallint, reference text, channel text, "paymentMethod" text, currency text,
-        amount bigint, items jsonb, metadata jsonb, "paymentWindowMs" bigint, actor text
+        amount bigint, items jsonb, metadata jsonb, "windowMs" bigint, "graceMs" bigint, actor text
       )
     ), placed as (
       insert into orders (
@@ -86,10 +89,14 @@ const placement = (clock: string): string => `
       )
       select
         id, partition, reference, channel, "paymentMethod", currency, amount, items, metadata,
-        clock.at, deadline.at, deadline.at, deadline.at
+        clock.at, deadline.at, deadline.expire_at, deadline.expire_at
       from draft
       cross join clock
-      cross join lateral (select clock.at + "paymentWindowMs" * interval '1 ms' as at) as deadline
+      cross join lateral (
+        select
+          coalesce(clock.at + "windowMs" * interval '1 ms', 'infinity') as at,
+          coalesce(clock.at + ("windowMs" + "graceMs") * interval '1 ms', 'infinity') as expire_at
+      ) as deadline
     ), held as (
       -- The rows are locked already, in order.
       update stock s set held = s.held + h.quantity, updated_at = clock.at
@@ -98,7 +105,7 @@ const placement = (clock: string): string => `
     ), logged as (
       insert into events (order_id, type, actor, at, data)
       select id, 'order.placed', actor, clock.at, jsonb_build_object(
-        'currency', currency, 'amount', amount, 'deadlineAt', ${isoInstant('clock.at + "paymentWindowMs" * interval \'1 ms\'')}
+        'currency', currency, 'amount', amount, 'deadlineAt', ${isoInstant('clock.at + "windowMs" * interval \'1 ms\'')}
       )
       from draft cross join clock
       order by n
@@ -137,12 +144,14 @@ const placeAllOrNone: Statement = {
  * Places orders: takes their stock, starts their payment window and writes their event, all or nothing for each.
  *
  * @param options.partitionCount number of queues the deadlines are spread over
+ * @param options.timesOf the policy of an order
  */
 export function createCheckout(options: {
   database: Database;
   partitionCount: number;
+  timesOf: (request: CheckoutRequest) => { readonly windowMs: number | null; readonly graceMs: number };
 }): (request: CheckoutRequest) => Promise<CheckoutAnswer> {
-  const { database, partitionCount } = options;
+  const { database, partitionCount, timesOf } = options;
   /** Whether the last batch was all placed, so that the next one may well be. */
   let isPlain = true;
   const batches: Batcher<Draft, CheckoutAnswer> = groupCommit({
@@ -157,8 +166,11 @@ export function createCheckout(options: {
     maxConcurrent: 2,
   });
   return (request) => {
+    const { windowMs, graceMs } = timesOf(request);
     const draft: Draft = {
       request,
+      windowMs: request.paymentWindowMs ?? windowMs,
+      graceMs,
       id: uuidv7(),
       partition: Math.floor(Math.random() * partitionCount),
       amount: request.items.reduce((sum, { quantity, unitAmount }) => sum + quantity * unitAmount, 0),
@@ -285,9 +297,9 @@ async function write(
 
 /** The first parameters of a placement: orders, holds, keys. */
 function rowsOf(drafts: readonly Draft[], holds: ReadonlyMap<string, number>): readonly string[] {
-  const rows = drafts.map(({ request, id, partition, amount }, n) => {
-    const { idempotency: _, ...fields } = request;
-    return { n, id, partition, amount, ...fields };
+  const rows = drafts.map(({ request, ...drawn }, n) => {
+    const { idempotency: _, paymentWindowMs: __, ...fields } = request;
+    return { n, ...drawn, ...fields };
   });
   const keys = drafts.flatMap(({ request: { idempotency }, id }): KeptKey[] =>
     idempotency === undefined ? [] : [keep(idempotency, { orderId: id, paymentId: null, outcome: 'placed' })],
@@ -300,8 +312,9 @@ function rowsOf(drafts: readonly Draft[], holds: ReadonlyMap<string, number>): r
 }
 
 /** The order as the statement wrote it, without reading it back. */
-function newOrder({ request, id, partition, amount }: Draft, at: Date): Order {
-  const deadlineAt = new Date(at.getTime() + request.paymentWindowMs);
+function newOrder({ request, id, partition, amount, windowMs, graceMs }: Draft, at: Date): Order {
+  const afterMs = (ms: number): Date | null =>
+    windowMs === null ? null : new Date(at.getTime() + windowMs + ms);
   return {
     id,
     partition,
@@ -315,9 +328,9 @@ function newOrder({ request, id, partition, amount }: Draft, at: Date): Order {
     items: request.items,
     metadata: request.metadata,
     createdAt: at,
-    deadlineAt,
-    expireAt: deadlineAt,
-    remainingMs: request.paymentWindowMs,
+    deadlineAt: afterMs(0),
+    expireAt: afterMs(graceMs),
+    remainingMs: windowMs,
     paidAt: null,
     cancelledAt: null,
   };

@@ -7,8 +7,9 @@ import {
   type Statement,
   type Transaction,
 } from '@lapse/runtime';
+import { claimMs } from './attempts.ts';
 import { createBrake, isSuspicious, type Brake, type BrakeLimits } from './brake.ts';
-import { isFrozen, shareFreezeLock } from './freeze.ts';
+import { isFrozen, isPartlyFrozen, shareFreezeLock } from './freeze.ts';
 import { commitInHalves, isDataError } from './group-commit.ts';
 import { isoInstant } from './instant.ts';
 import { releaseHolds } from './release.ts';
@@ -20,6 +21,8 @@ import { releaseHolds } from './release.ts';
  * - `not_due` for another `remainingMs`
  * - `settled` before: paid or cancelled
  * - `frozen`: its clock stands still, the thaw will arm it again; or the brake holds it, and the sweeper will see to it
+ * - `closing`: a payment attempt may still bring money, so the order is fenced. Who is answered `isOurs` asks its providers
+ *   now; else somebody is asking, or it is too early to ask again
  * - `unknown`: there is no such order
  * - `failed`: the database refused to cancel this one; the sweeper tries it again later
  */
@@ -28,6 +31,7 @@ export type ExpireAnswer =
   | { readonly answer: 'not_due'; readonly remainingMs: number }
   | { readonly answer: 'settled' }
   | { readonly answer: 'frozen' }
+  | { readonly answer: 'closing'; readonly isOurs: boolean }
   | { readonly answer: 'unknown' }
   | { readonly answer: 'failed'; readonly error: Error };
 
@@ -38,12 +42,18 @@ const uuid = /^[\da-f]{8}-(?:[\da-f]{4}-){3}[\da-f]{12}$/i;
 const failedPauseMs = 60_000;
 /** And one whose row, or whose stock, somebody holds. */
 const heldPauseMs = 5000;
+/** How often a process puts off those that stand still, ms. */
+const putOffEveryMs = 1000;
 
 /** The order's time is over, by the database's clock. Stands wherever something is cancelled for time. */
 const isDue = 'o.expire_at <= clock.at';
 const isPending = "o.status = 'pending_payment'";
 /** The sweeper may look at it. A scalar subquery, so that the index on check_at gives both the rows and their order. */
 const isOverdue = 'o.check_at <= (select at from clock)';
+
+/** SQL: what an order is judged by. */
+const judgedColumns = `o.id, o.status, o.channel, o.payment_method, o.providers, o.created_at, o.expire_at, o.check_at,
+        o.thawed_through, o.open_attempt_count, o.closing_at`;
 
 /**
  * The statement that expires orders.
@@ -66,17 +76,30 @@ const expireStatement = (name: string, subject: string): Statement => ({
         when not (${isPending}) then 'settled'
         when ${isFrozen} then 'frozen'
         when not (${isDue}) then 'not_due'
-        else 'due'
+        when o.open_attempt_count = 0 then 'due'
+        when o.closing_at is null or o.check_at <= clock.at then 'closing'
+        else 'asked'
       end as answer
       from locked o cross join clock
     ), decided as materialized (
       select case when ${isSuspicious('$3::int', '$4::boolean')} then 'held' else 'cancelled' end as for_due
     ), cancelled as (
       update orders o
-      set status = 'cancelled', cancel_reason = 'payment_timeout', cancelled_at = clock.at
+      set status = 'cancelled', cancel_reason = 'payment_timeout', cancelled_at = clock.at, closing_at = null
       from judged cross join clock cross join decided
       where o.id = judged.id and judged.answer = 'due' and for_due = 'cancelled' and ${isPending} and ${isDue}
       returning o.id, o.expire_at, o.items, clock.at
+    ), fenced as (
+      -- Whoever is answered has this long to ask the providers; then the next sweep finds it again.
+      update orders o
+      set closing_at = coalesce(o.closing_at, clock.at), check_at = clock.at + interval '${claimMs} ms'
+      from judged cross join clock cross join decided
+      where o.id = judged.id and judged.answer = 'closing' and for_due = 'cancelled' and ${isPending}
+      returning o.id, o.closing_at = clock.at as is_new, clock.at
+    ), told as (
+      insert into events (order_id, type, actor, at, data)
+      select id, 'order.closing', $2::text, at, '{}' from fenced where is_new
+      order by id
     ), ${releaseHolds('cancelled')}, logged as (
       insert into events (order_id, type, actor, at, data)
       select id, 'order.cancelled', $2::text, at, jsonb_build_object(
@@ -87,25 +110,29 @@ const expireStatement = (name: string, subject: string): Statement => ({
       order by id
     )
     select
-      id, case answer when 'due' then for_due else answer end as answer,
+      id,
+      case when answer = 'due' or answer = 'closing' and for_due = 'held' then for_due else answer end as answer,
       (extract(epoch from expire_at - clock.at) * 1000)::float8 as remaining_ms
     from judged cross join clock cross join decided`,
 });
 
 const expireById = expireStatement(
   'expire_by_id',
-  `select o.id, o.status, o.created_at, o.expire_at, o.thawed_through from orders o
+  `select ${judgedColumns} from orders o
       where o.id = any ($1::uuid[])
       order by o.id
       for no key update`,
 );
 
 /**
- * While a thaw moves orders, most of what is overdue stands still, and each worker would read all of it each second:
- * 300,000 in 340 ms. So a sweep reads no further than this many; what lies behind waits for the thaw to get there.
+ * While a thaw moves orders, or some are frozen, most of what is overdue may stand still, and each worker would read all of
+ * it each second: 300,000 in 340 ms. So a sweep reads no further than this many; what lies behind waits for the thaw to
+ * get there, or for the frozen ones to be put off.
  */
-const isBeforeThaw = `o.check_at <= case
-        when exists (select from freezes f where f.kind = 'freeze' and f.state = 'thawing') then coalesce((
+const isWithinReach = `o.check_at <= case
+        when ${isPartlyFrozen} or exists (
+          select from freezes f where f.kind = 'freeze' and f.state = 'thawing'
+        ) then coalesce((
           select late.check_at from orders late
           where late.status = 'pending_payment' and late.check_at <= (select at from clock)
           order by late.check_at offset 20000 limit 1
@@ -116,16 +143,37 @@ const isBeforeThaw = `o.check_at <= case
 const sweepDue = expireStatement(
   'expire_sweep',
   // Rows that somebody works on are left to him, so the sweeper waits for nothing and can take them by check_at.
-  `select o.id, o.status, o.created_at, o.expire_at, o.thawed_through from orders o
-      where ${isPending} and ${isOverdue} and ${isBeforeThaw} and not ${isFrozen}
+  `select ${judgedColumns} from orders o
+      where ${isPending} and ${isOverdue} and ${isWithinReach} and not ${isFrozen}
       order by o.check_at
       limit $1
       for no key update of o skip locked`,
 );
 
+/**
+ * Where some orders are frozen, those of them that are overdue are put off for about 5 minutes, so that they do not stand
+ * before the others in each sweep. Their thaw moves them however far they were put off.
+ */
+const putOffFrozen: Statement = {
+  name: 'expire_put_off_frozen',
+  text: `
+    with clock as materialized (
+      select date_trunc('milliseconds', clock_timestamp()) as at
+    ), frozen as materialized (
+      select o.id from orders o
+      where ${isPartlyFrozen} and ${isPending} and ${isOverdue} and ${isFrozen}
+      order by o.check_at
+      limit 20000
+      for no key update of o skip locked
+    )
+    update orders o set check_at = clock.at + interval '5 minutes' * (0.75 + random() * 0.5)
+    from frozen cross join clock
+    where o.id = frozen.id`,
+};
+
 interface JudgedRow {
   readonly id: string;
-  readonly answer: 'cancelled' | 'held' | 'not_due' | 'settled' | 'frozen';
+  readonly answer: 'cancelled' | 'held' | 'not_due' | 'settled' | 'frozen' | 'closing' | 'asked';
   readonly remaining_ms: number;
 }
 
@@ -157,9 +205,18 @@ export interface Expiry {
 /** Makes the expiry of one process; `limits` say when it holds by itself. */
 export function createExpiry(database: Database, limits: BrakeLimits): Expiry {
   const brake = createBrake(database, limits);
+  let putOffAt = 0;
+  // A burst is swept many times a second; where nothing is frozen in part this reads no orders.
+  const putFrozenOff = async (): Promise<void> => {
+    if (performance.now() < putOffAt) return;
+    putOffAt = performance.now() + putOffEveryMs;
+    await transaction(database, async (tx) => {
+      await Promise.all([shareFreezeLock(tx), tx.query(putOffFrozen)]);
+    });
+  };
   return {
     expire: (ids, actor) => expire(database, brake, ids, actor),
-    sweep: (limit, actor) => sweep(database, brake, limit, actor),
+    sweep: (limit, actor) => sweep(database, brake, putFrozenOff, limit, actor),
   };
 }
 
@@ -191,6 +248,7 @@ async function expire(
 async function sweep(
   database: Database,
   brake: Brake,
+  putFrozenOff: () => Promise<void>,
   limit: number,
   actor: string,
 ): Promise<ReadonlyMap<string, ExpireAnswer>> {
@@ -198,6 +256,7 @@ async function sweep(
     const found = await underBrake(brake, actor, (bounds) =>
       transaction(database, (tx) => judge(tx, sweepDue, [limit, actor, ...bounds])),
     );
+    await putFrozenOff();
     // As under any freeze, a sweep does not tell of what stands still.
     return new Map([...found].filter(([, { answer }]) => answer !== 'frozen'));
   } catch (error) {
@@ -225,7 +284,7 @@ async function underBrake(
   const bounds = brake.bounds();
   const found = await work(bounds);
   const answers = [...found.values()];
-  if (answers.some(({ answer }) => answer === 'cancelled')) brake.looked(bounds);
+  if (answers.some(({ answer }) => answer === 'cancelled' || answer === 'closing')) brake.looked(bounds);
   if (!answers.some(({ answer }) => answer === 'held')) return withoutHeld(found);
   return withoutHeld((await brake.hold(actor)) ? found : await work(brake.bounds()));
 }
@@ -289,6 +348,9 @@ function toAnswer({ answer, remaining_ms: remainingMs }: JudgedRow): BoundedAnsw
     case 'settled':
     case 'frozen':
       return { answer };
+    case 'closing':
+    case 'asked':
+      return { answer: 'closing', isOurs: answer === 'closing' };
   }
 }
 

@@ -9,6 +9,10 @@ import { isoInstant } from './instant.ts';
  * the time it stood frozen, the union of all freezes. What was frozen and given back is remembered on the row
  * (`thawed_through`), so that a thaw that was cut off goes on where it was, and overlapping freezes count once.
  *
+ * A freeze has a scope: a channel, a payment method, a provider, each given or not; one without a scope is of everybody.
+ * An order is in the scope of a provider from its first attempt there on, and stays in it: who could not pay there may
+ * have given up.
+ *
  * The brake (`brake.ts`) is a freeze of its own kind. It holds in the same way, but gives no time back: released, it is
  * `done` at once, or `thawing` until the orders that it held have the extension that somebody granted them.
  *
@@ -40,26 +44,63 @@ export async function shareFreezeLock(tx: Queryable): Promise<void> {
   await tx.query(takeShared);
 }
 
-/** SQL: the freeze `f`, which is thawing, has not moved the order `o` yet. Reads only the order's own row. */
-const isUnmovedBy = (f: { kind: string; thawingAt: string }): string => `case ${f.kind}
-          when 'brake' then o.expire_at <= ${f.thawingAt}
-          else o.created_at < ${f.thawingAt} and coalesce(o.thawed_through, '-infinity') < ${f.thawingAt}
+/** SQL: a column of a freeze. */
+type FreezeColumn = (
+  column: 'kind' | 'state' | 'thawing_at' | 'channel' | 'payment_method' | 'provider',
+) => string;
+
+const ofF: FreezeColumn = (column) => `f.${column}`;
+
+/** SQL: the order `o` is in the scope of a freeze. Reads only the order's own row. */
+const isInScope = (f: FreezeColumn): string => `(
+            (${f('channel')} is null or o.channel = ${f('channel')})
+            and (${f('payment_method')} is null or o.payment_method = ${f('payment_method')})
+            and (${f('provider')} is null or jsonb_exists(o.providers, ${f('provider')}))
+          )`;
+
+/** SQL: since when it is. */
+const inScopeSince = (f: FreezeColumn): string => `case
+            when ${f('provider')} is null then o.created_at
+            else (o.providers ->> ${f('provider')})::timestamptz
+          end`;
+
+/** SQL: a freeze, which is thawing, has not moved the order `o` yet. Reads only the order's own row. */
+const isUnmovedBy = (f: FreezeColumn): string => `case ${f('kind')}
+          when 'brake' then o.expire_at <= ${f('thawing_at')}
+          else coalesce(o.thawed_through, '-infinity') < ${f('thawing_at')} and o.expire_at < 'infinity'
+            and ${isInScope(f)} and ${inScopeSince(f)} < ${f('thawing_at')}
         end`;
 
+/** SQL: the freeze `f` is of some orders only. */
+const hasScope = 'coalesce(f.channel, f.payment_method, f.provider) is not null';
+
+/** SQL: a freeze of some orders is on. Asks nothing of an order. */
+export const isPartlyFrozen = `exists (select from freezes f where f.state = 'frozen' and ${hasScope})`;
+
 /**
- * SQL: the clock of the row `o` stands still. Reads id, created_at, expire_at and thawed_through of `o`. Scalar
- * subqueries, so that the planner makes no join of them that would lose the order of the sweeper's index. The first
+ * SQL: the clock of the row `o` stands still. Reads id, channel, payment_method, providers, created_at, expire_at and
+ * thawed_through of `o`. Scalar subqueries, so that the planner makes no join of them that would lose the order of the sweeper's index. The first
  * one asks nothing of the order: it is answered once, and while all stands still a sweep reads no orders (with 500,000
  * overdue it took a second to find each of them frozen).
  */
 export const isFrozen = `(
-        coalesce((select true from freezes f where f.state = 'frozen' limit 1), false)
+        coalesce((select true from freezes f where f.state = 'frozen' and not ${hasScope} limit 1), false)
         or coalesce((
           select true from freezes f
-          where f.state = 'thawing' and ${isUnmovedBy({ kind: 'f.kind', thawingAt: 'f.thawing_at' })}
+          where case f.state
+            when 'frozen' then ${isInScope(ofF)}
+            when 'thawing' then ${isUnmovedBy(ofF)}
+          end
           limit 1
         ), false)
       )`;
+
+/** Of which orders: those that fit all that is given. Nothing: of everybody. */
+export interface FreezeScope {
+  readonly channel?: string | undefined;
+  readonly paymentMethod?: string | undefined;
+  readonly provider?: string | undefined;
+}
 
 /** A time in which the clock stands still. */
 export interface Freeze {
@@ -67,6 +108,7 @@ export interface Freeze {
   /** `brake`: expiry put it on by itself. */
   readonly kind: 'freeze' | 'brake';
   readonly state: 'frozen' | 'thawing' | 'done';
+  readonly scope: FreezeScope;
   readonly reason: string;
   readonly actor: string;
   readonly frozenAt: Date;
@@ -80,24 +122,39 @@ export interface Freeze {
 
 /** SQL: the columns of a freeze `f`. */
 export const freezeColumns = `
-  f.id, f.kind, f.state, f.reason, f.actor, f.frozen_at as "frozenAt", f.thawing_at as "thawingAt",
+  f.id, f.kind, f.state,
+  jsonb_strip_nulls(jsonb_build_object(
+    'channel', f.channel, 'paymentMethod', f.payment_method, 'provider', f.provider
+  )) as scope,
+  f.reason, f.actor, f.frozen_at as "frozenAt", f.thawing_at as "thawingAt",
   f.done_at as "doneAt", f.released_by as "releasedBy", f.extend_ms as "extendMs"`;
 
 const insertFreeze: Statement = {
   name: 'freeze',
   text: `
-    insert into freezes as f (id, reason, actor, frozen_at)
-    values ($1, $2, $3, date_trunc('milliseconds', clock_timestamp()))
+    insert into freezes as f (id, reason, actor, channel, payment_method, provider, frozen_at)
+    values ($1, $2, $3, $4, $5, $6, date_trunc('milliseconds', clock_timestamp()))
     returning ${freezeColumns}`,
 };
 
-/** Stops the clock of every pending order. When it returns, nothing is cancelled for time any more. */
-export function freeze(database: Database, request: { reason: string; actor: string }): Promise<Freeze> {
+/** Stops the clock of every pending order in scope. When it returns, none of them is cancelled for time any more. */
+export function freeze(
+  database: Database,
+  request: { reason: string; actor: string; scope?: FreezeScope },
+): Promise<Freeze> {
+  const { reason, actor, scope: { channel = null, paymentMethod = null, provider = null } = {} } = request;
   return transaction(
     database,
     async (tx) => {
       await takeFreezeLock(tx);
-      const [row] = await tx.query<Freeze>(insertFreeze, [uuidv7(), request.reason, request.actor]);
+      const [row] = await tx.query<Freeze>(insertFreeze, [
+        uuidv7(),
+        reason,
+        actor,
+        channel,
+        paymentMethod,
+        provider,
+      ]);
       if (row === undefined) throw new Error('a freeze was not written');
       return row;
     },
@@ -132,6 +189,17 @@ export function thaw(database: Database, id: string): Promise<Freeze | undefined
   );
 }
 
+const readFreeze: Statement = {
+  name: 'read_freeze',
+  text: `select ${freezeColumns} from freezes f where f.id = $1`,
+};
+
+/** A freeze, or brake, by its id. */
+export async function findFreeze(db: Queryable, id: string): Promise<Freeze | undefined> {
+  const [row] = await db.query<Freeze>(readFreeze, [id]);
+  return row;
+}
+
 const readFreezes: Statement = {
   name: 'read_freezes',
   text: `select ${freezeColumns} from freezes f order by f.frozen_at desc, f.id desc limit $1`,
@@ -159,13 +227,12 @@ const findThaw: Statement = {
 };
 
 /** SQL: the pending order `o` is still to be moved by the freeze in the CTE `thaw`. */
-const isUnmoved = `o.status = 'pending_payment' and ${isUnmovedBy({
-  kind: '(select kind from thaw)',
-  thawingAt: '(select thawing_at from thaw)',
-})}`;
+const isUnmoved = `o.status = 'pending_payment' and ${isUnmovedBy((column) => `(select ${column} from thaw)`)}`;
 
 const theThaw = `thaw as materialized (
-      select kind, thawing_at, released_by, extend_ms * interval '1 ms' as extension from freezes where id = $1
+      select kind, thawing_at, channel, payment_method, provider, released_by,
+        extend_ms * interval '1 ms' as extension
+      from freezes where id = $1
     )`;
 
 /** SQL: an interval without days, whose length would depend on the session's time zone where summer time begins. */
@@ -180,7 +247,7 @@ const movePage: Statement = {
       order by o.check_at
       limit $2
     ), locked as materialized (
-      select o.id, o.created_at, o.deadline_at, o.thawed_through, o.check_at
+      select o.id, o.channel, o.payment_method, o.providers, o.created_at, o.deadline_at, o.thawed_through, o.check_at
       from orders o
       where o.id in (select id from page) and ${isUnmoved}
       order by o.id
@@ -201,10 +268,10 @@ const movePage: Statement = {
           from freezes f
           cross join lateral (
             select
-              greatest(f.frozen_at, o.created_at, o.thawed_through) as begin_at,
+              greatest(f.frozen_at, ${inScopeSince(ofF)}, o.thawed_through) as begin_at,
               least(f.thawing_at, thaw.thawing_at) as end_at
           ) as bounds
-          where f.kind = 'freeze' and bounds.begin_at < bounds.end_at
+          where f.kind = 'freeze' and ${isInScope(ofF)} and bounds.begin_at < bounds.end_at
         )) as span
       ) as stood
     ), moved as (
@@ -213,6 +280,8 @@ const movePage: Statement = {
         deadline_at = o.deadline_at + given_back.shift,
         expire_at = o.expire_at + given_back.shift,
         check_at = o.expire_at + given_back.shift,
+        -- Its time goes on: the customer may pay in another way again.
+        closing_at = case when o.expire_at + given_back.shift <= clock_timestamp() then o.closing_at end,
         thawed_through = thaw.thawing_at
       from given_back cross join thaw
       where o.id = given_back.id and o.status = 'pending_payment'

@@ -1,5 +1,26 @@
 import { fileURLToPath } from 'node:url';
 import { queryable, type Database } from '@lapse/runtime';
+import {
+  beginAttempt,
+  claimDueAsks,
+  countHeldAttempts,
+  dueAskCount,
+  findAttempt,
+  putOffClosing,
+  readAttempts,
+  readOpenAttempts,
+  recordOpened,
+  recordVerdict,
+  requestReconcile,
+  type AskDue,
+  type AttemptAnswer,
+  type AttemptRequest,
+  type AttemptToAsk,
+  type AttemptVerdict,
+  type HandOff,
+  type PaymentAttempt,
+  type VerdictAnswer,
+} from './attempts.ts';
 import { pendingPartitions, readBacklog, type Backlog } from './backlog.ts';
 import {
   activeBrake,
@@ -23,12 +44,23 @@ import {
   type OrderFilter,
   type OrderPage,
 } from './find.ts';
-import { activeFreeze, freeze, listFreezes, thaw, thawStep, type Freeze, type ThawStep } from './freeze.ts';
+import {
+  activeFreeze,
+  findFreeze,
+  freeze,
+  listFreezes,
+  thaw,
+  thawStep,
+  type Freeze,
+  type FreezeScope,
+  type ThawStep,
+} from './freeze.ts';
 import { purgeIdempotencyKeys, type KeyBlocks, type Purge } from './idempotency.ts';
 import type { Order } from './order.ts';
 import { pendingAmong, readPendingPage, type PendingCursor, type PendingPage } from './pending.ts';
 import { createPay, type PayAnswer, type PayRequest } from './pay.ts';
 import { listWork, readOrderPayments, type Payment, type WorkListCursor } from './payments.ts';
+import { defaultPolicies, policyFor, type OrderKind, type Policies, type Policy } from './policies.ts';
 import {
   findRebuild,
   rebuildStep,
@@ -37,9 +69,28 @@ import {
   type RebuildPorts,
   type RebuildStep,
 } from './rebuild.ts';
+import type { Refund } from './refund-row.ts';
+import {
+  claimRefunds,
+  countRefunds,
+  recordRefund,
+  type RefundName,
+  type RefundToTry,
+  type RefundVerdict,
+} from './refunds.ts';
 import { removeSettled, type Removal, type RemovalRequest } from './retention.ts';
 import { adjustStock, listStock, readStock, setStock, type Stock, type StockAnswer } from './stock.ts';
+import { decideWork, type WorkAnswer, type WorkDecision } from './work.ts';
 
+export type {
+  AskDue,
+  AttemptAnswer,
+  AttemptRequest,
+  AttemptToAsk,
+  AttemptVerdict,
+  HandOff,
+  PaymentAttempt,
+} from './attempts.ts';
 export type { Backlog } from './backlog.ts';
 export type { ActiveBrake, BrakeLimits, ResumeAnswer, ResumeRequest } from './brake.ts';
 export type { CancelAnswer, CancelRequest } from './cancel.ts';
@@ -48,7 +99,7 @@ export { formatDuration, parseDuration } from './duration.ts';
 export type { ExpireAnswer } from './expire.ts';
 export type { ExtendAnswer, ExtendRequest } from './extend.ts';
 export type { OrderEvent, OrderFilter } from './find.ts';
-export type { Freeze, ThawStep } from './freeze.ts';
+export type { Freeze, FreezeScope, ThawStep } from './freeze.ts';
 export type { IdempotencyKey, KeyBlocks, Purge } from './idempotency.ts';
 export { loadPolicies } from './load-policies.ts';
 export type { Order, OrderStatus } from './order.ts';
@@ -56,9 +107,12 @@ export type { PayAnswer, PayRequest } from './pay.ts';
 export type { PendingCursor, PendingDeadline } from './pending.ts';
 export type { Payment, WorkListCursor } from './payments.ts';
 export { explainPolicy, type OrderKind, type Policies, type Policy } from './policies.ts';
+export type { Refund } from './refund-row.ts';
+export type { RefundToTry } from './refunds.ts';
 export type { Rebuild } from './rebuild.ts';
 export type { Removal, RemovalRequest } from './retention.ts';
 export type { Stock, StockAnswer } from './stock.ts';
+export type { WorkAnswer, WorkDecision } from './work.ts';
 
 /** The folder of the schema's migrations, for `migrate`. */
 export const migrationsDir = fileURLToPath(new URL('../migrations', import.meta.url));
@@ -74,6 +128,43 @@ export interface Orders {
   /** Finds up to `limit` overdue orders without the queue and expires them. */
   sweep(limit: number, actor: string): Promise<ReadonlyMap<string, ExpireAnswer>>;
 
+  /** Begins a way to pay; the caller then opens it at the provider. */
+  beginAttempt(request: AttemptRequest): Promise<AttemptAnswer>;
+  /** Keeps what the provider answered to the opening. */
+  recordOpened(opened: {
+    attemptId: string;
+    providerAttemptId: string;
+    handOff: HandOff;
+  }): Promise<PaymentAttempt | undefined>;
+  /** Keeps what the provider said of an attempt; what it said of money goes to `pay`. */
+  recordVerdict(said: AttemptVerdict): Promise<VerdictAnswer>;
+  /** The attempts of an order, oldest first. */
+  attempts(orderId: string): Promise<PaymentAttempt[]>;
+  /** The attempts of these orders that may still bring money. */
+  openAttempts(orderIds: readonly string[]): Promise<AttemptToAsk[]>;
+  findAttempt(named: {
+    provider: string;
+    attemptId: string | null;
+    providerAttemptId: string | null;
+  }): Promise<PaymentAttempt | undefined>;
+  /** Takes questions to providers that are due by themselves. */
+  claimDueAsks(limit: number): Promise<AskDue[]>;
+  /** Leaves orders that wait for a verdict alone for a while. */
+  putOffClosing(orderIds: readonly string[], pauseMs: number): Promise<void>;
+  /** Has the workers look at every open attempt of a provider; answers how many. */
+  requestReconcile(request: { provider: string; sinceMs: number }): Promise<number>;
+  /** How many questions to a provider are due and not taken by a worker yet. */
+  dueAskCount(provider: string): Promise<number>;
+  /** Attempts of which the provider has said `unknown` or `processing` for longer than `forMs`. */
+  heldAttempts(forMs: number): Promise<{ readonly unknown: number; readonly processing: number }>;
+  /** Takes refunds that are to be sent, or asked about, now. */
+  claimRefunds(limit: number): Promise<RefundToTry[]>;
+  /** Keeps what the provider said of a refund; answers its state, undefined where it had ended or does not exist. */
+  recordRefund(name: RefundName, verdict: RefundVerdict): Promise<Refund['state'] | undefined>;
+  openRefunds(): Promise<{ readonly due: number; readonly sent: number; readonly oldestMs: number }>;
+  /** Does what a person decided about a payment on the work list. */
+  decideWork(decision: WorkDecision): Promise<WorkAnswer>;
+
   find(id: string): Promise<Order | undefined>;
   list(filter: OrderFilter): Promise<OrderPage>;
   timeline(id: string): Promise<OrderEvent[]>;
@@ -85,11 +176,12 @@ export interface Orders {
   readStock(sku: string): Promise<Stock | undefined>;
   listStock(page: { after: string; limit: number }): Promise<Stock[]>;
 
-  freeze(request: { reason: string; actor: string }): Promise<Freeze>;
+  freeze(request: { reason: string; actor: string; scope?: FreezeScope }): Promise<Freeze>;
   thaw(id: string): Promise<Freeze | undefined>;
   thawStep(limit: number, from?: Date): Promise<ThawStep>;
   activeFreeze(): Promise<Freeze | undefined>;
   freezes(limit: number): Promise<Freeze[]>;
+  findFreeze(id: string): Promise<Freeze | undefined>;
   /** The brake that holds orders, if any. */
   activeBrake(): Promise<ActiveBrake | undefined>;
   /** Releases the brake. */
@@ -127,20 +219,39 @@ export interface Orders {
  *
  * @param options.partitionCount number of queues that new deadlines are spread over. Default 1
  * @param options.brake when expiry holds by itself: default above 1,000 orders and 5 % of the pending ones
+ * @param options.policies by channel and payment method. Default: 30 minutes to pay, late money goes back
  */
 export function createOrders(options: {
   database: Database;
   partitionCount?: number;
   brake?: BrakeLimits;
+  policies?: Policies;
 }): Orders {
-  const { database, partitionCount = 1, brake = defaultBrake } = options;
+  const { database, partitionCount = 1, brake = defaultBrake, policies = defaultPolicies } = options;
   const db = queryable(database);
+  const policyOf = (order: OrderKind): Policy => policyFor(policies, order);
   return {
-    checkout: createCheckout({ database, partitionCount }),
-    pay: createPay({ database }),
+    checkout: createCheckout({ database, partitionCount, timesOf: policyOf }),
+    pay: createPay({ database, lateMoney: (order) => policyOf(order).lateMoney }),
     cancel: (request) => cancelOrder(database, request),
-    extend: (request) => extendOrder(database, request),
+    extend: (request) => extendOrder(database, request, policyOf),
     ...createExpiry(database, brake),
+
+    beginAttempt: (request) => beginAttempt(database, request),
+    recordOpened: (opened) => recordOpened(database, opened),
+    recordVerdict: (said) => recordVerdict(database, said),
+    attempts: (orderId) => readAttempts(db, orderId),
+    openAttempts: (orderIds) => readOpenAttempts(db, orderIds),
+    findAttempt: (named) => findAttempt(db, named),
+    claimDueAsks: (limit) => claimDueAsks(database, limit),
+    putOffClosing: (orderIds, pauseMs) => putOffClosing(database, orderIds, pauseMs),
+    requestReconcile: (request) => requestReconcile(database, request),
+    dueAskCount: (provider) => dueAskCount(db, provider),
+    heldAttempts: (forMs) => countHeldAttempts(db, forMs),
+    claimRefunds: (limit) => claimRefunds(database, limit),
+    recordRefund: (name, verdict) => recordRefund(database, name, verdict),
+    openRefunds: () => countRefunds(db),
+    decideWork: (decision) => decideWork(database, decision),
 
     find: async (id) => (await readOrders(db, [id])).get(id),
     list: (filter) => listOrders(db, filter),
@@ -158,6 +269,7 @@ export function createOrders(options: {
     thawStep: (limit, from) => thawStep(database, limit, from),
     activeFreeze: () => activeFreeze(database),
     freezes: (limit) => listFreezes(db, limit),
+    findFreeze: (id) => findFreeze(db, id),
     activeBrake: () => activeBrake(db),
     resume: (request) => resume(database, request),
 

@@ -29,14 +29,14 @@ export interface Order {
   readonly items: readonly OrderItem[];
   readonly metadata: Readonly<Record<string, unknown>>;
   readonly createdAt: Date;
-  /** The instant the payment window ends. */
-  readonly deadlineAt: Date;
-  /** Time left to pay, ms, by the database's clock; 0 when overdue or settled. */
-  readonly remainingMs: number;
+  /** The instant the payment window ends; null: it never does. */
+  readonly deadlineAt: Date | null;
+  /** Time left to pay, ms, by the database's clock; 0 when overdue or settled, null where there is no deadline. */
+  readonly remainingMs: number | null;
   readonly paidAt: Date | null;
   readonly cancelledAt: Date | null;
-  /** Deadline and grace: from here on the order may be cancelled. */
-  readonly expireAt: Date;
+  /** Deadline and grace: from here on the order may be cancelled; null: never for time. */
+  readonly expireAt: Date | null;
   /** The queue its deadline is armed in. */
   readonly partition: number;
 }
@@ -54,9 +54,9 @@ export interface OrderRow {
   readonly items: readonly OrderItem[];
   readonly metadata: Readonly<Record<string, unknown>>;
   readonly created_at: Date;
-  readonly deadline_at: Date;
-  readonly expire_at: Date;
-  readonly remaining_ms: number;
+  readonly deadline_at: Date | null;
+  readonly expire_at: Date | null;
+  readonly remaining_ms: number | null;
   readonly paid_at: Date | null;
   readonly cancelled_at: Date | null;
   readonly partition: number;
@@ -65,10 +65,12 @@ export interface OrderRow {
 /** The columns of `orders o` that make an OrderRow. */
 export const orderColumns = `
   o.id, o.reference, o.channel, o.payment_method, o.status, o.cancel_reason, o.currency, o.amount, o.items,
-  o.metadata, o.created_at, o.deadline_at, o.expire_at, o.paid_at, o.cancelled_at, o.partition,
-  case o.status when 'pending_payment'
-    then greatest(0, ceil(extract(epoch from o.deadline_at - clock_timestamp()) * 1000))::bigint
-    else 0::bigint
+  o.metadata, o.created_at, nullif(o.deadline_at, 'infinity') as deadline_at,
+  nullif(o.expire_at, 'infinity') as expire_at, o.paid_at, o.cancelled_at, o.partition,
+  case
+    when o.status <> 'pending_payment' then 0::bigint
+    when o.deadline_at < 'infinity'
+      then greatest(0, ceil(extract(epoch from o.deadline_at - clock_timestamp()) * 1000))::bigint
   end as remaining_ms`;
 
 /** Turns a row into the order it stands for. */

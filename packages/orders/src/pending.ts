@@ -14,7 +14,7 @@ export interface PendingCursor {
   readonly orderId: string;
 }
 
-/** Some pending orders, and where the next page begins; null behind the last one. */
+/** Some orders whose time is still to come, or was missed, and where the next page begins; null behind the last one. */
 export interface PendingPage {
   readonly deadlines: readonly PendingDeadline[];
   readonly next: PendingCursor | null;
@@ -26,6 +26,8 @@ const readPage: Statement = {
     select id as "orderId", partition, created_at as "createdAt", expire_at as "expireAt", check_at as "checkAt"
     from orders
     where status = 'pending_payment' and (check_at, id) > ($1::timestamptz, $2::uuid)
+      -- Neither those that wait for ever nor those that wait for their providers: no job would help them.
+      and check_at < 'infinity' and closing_at is null
       and ($3::smallint[] is null or partition = any ($3))
     order by check_at, id
     limit $4`,
@@ -34,7 +36,7 @@ const readPage: Statement = {
 const theFirst: PendingCursor = { checkAt: new Date(0), orderId: '00000000-0000-0000-0000-000000000000' };
 
 /**
- * Reads pending orders page by page, those that are due first. An order that is extended meanwhile may be seen twice.
+ * Reads the pending orders that want a job page by page, those that are due first. An order that is extended meanwhile may be seen twice.
  *
  * @param page.after where to begin; null: at the first
  * @param page.partitions which partitions; null: all

@@ -16,7 +16,9 @@ beforeAll(async () => {
   shop = await openTestOrders();
 });
 beforeEach(async () => {
-  await shop.database.query('truncate orders, payments, events, idempotency_keys, stock');
+  await shop.database.query(
+    'truncate orders, payment_attempts, payments, refunds, events, idempotency_keys, stock',
+  );
   await shop.orders.setStock('a', 10_000);
 });
 afterEach(() => expectConsistent(shop.database));

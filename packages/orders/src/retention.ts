@@ -59,12 +59,17 @@ interface LockedPage {
 
 /**
  * SQL: what keeps the settled order `old`, for as long as it finds something. What stands in other tables is asked
- * here, in a statement that begins when the orders are locked: a payment that came just before is seen. An open attempt
- * and an event that an endpoint has not got yet belong here, too.
+ * here, in a statement that begins when the orders are locked: a payment that came just before is seen. An event that an
+ * endpoint has not got yet belongs here, too.
  */
 const reasonsToKeep: readonly string[] = [
   // Money that a person must decide about.
-  'select from payments p where p.order_id = old.id and p.listed_at is not null',
+  'select from payments p where p.order_id = old.id and p.listed_at is not null and p.resolved_at is null',
+  // Money on its way back.
+  `select from payments p join refunds r on r.payment_id = p.id
+   where p.order_id = old.id and r.state in ('due', 'sent')`,
+  // Money that may still come.
+  'select from payment_attempts a where a.order_id = old.id and a.ended_at is null',
 ];
 
 const removeLocked: Statement = {
@@ -73,8 +78,12 @@ const removeLocked: Statement = {
     with removable as materialized (
       select old.id from unnest($1::uuid[]) as old (id)
       where ${reasonsToKeep.map((reason) => `not exists (${reason})`).join('\n        and ')}
+    ), without_refunds as (
+      delete from refunds r using payments p, removable where r.payment_id = p.id and p.order_id = removable.id
     ), without_payments as (
       delete from payments p using removable where p.order_id = removable.id
+    ), without_attempts as (
+      delete from payment_attempts a using removable where a.order_id = removable.id
     ), without_events as (
       delete from events e using removable where e.order_id = removable.id
     ), removed as (

@@ -98,12 +98,46 @@ describe('the schema refuses', () => {
   const thawing = { state: 'thawing', thawing_at: '2026-01-01T00:01:00Z', thaw_xid: '1' };
   const released = { ...brake, ...thawing, released_by: 'test', extend_ms: 1000 };
 
+  const listed = { listed_at: '2026-01-01T00:10:00Z', listed_for: 'policy', outcome: 'late' };
+  const resolved = {
+    ...listed,
+    resolution: 'dismiss',
+    resolved_at: '2026-01-01T00:11:00Z',
+    resolved_by: 'test',
+  };
+  const attemptRow = {
+    id: '01890000-0000-7000-8000-000000000005',
+    order_id: orderRow.id,
+    provider: 'wallet',
+    state: 'open',
+    provider_attempt_id: 'page',
+    hand_off_as: 'url',
+    pay_by: orderRow.deadline_at,
+    created_at: orderRow.created_at,
+  };
+  const secondAttempt = { ...attemptRow, id: secondPayment.id };
+  const refundRow = {
+    id: '01890000-0000-7000-8000-000000000006',
+    payment_id: paymentRow.id,
+    actor: 'policy',
+    due_at: orderRow.created_at,
+    try_at: orderRow.created_at,
+  };
+
   type Rows = readonly (readonly [table: string, row: Readonly<Record<string, unknown>>])[];
   const order = (changes: Record<string, unknown>): Rows => [['orders', { ...orderRow, ...changes }]];
   const stock = (changes: Record<string, unknown>): Rows => [['stock', { ...stockRow, ...changes }]];
   const payment = (changes: Record<string, unknown>): Rows => [
     ['orders', orderRow],
     ['payments', { ...paymentRow, ...changes }],
+  ];
+  const attempt = (changes: Record<string, unknown>): Rows => [
+    ['orders', orderRow],
+    ['payment_attempts', { ...attemptRow, ...changes }],
+  ];
+  const refund = (changes: Record<string, unknown>): Rows => [
+    ...payment({ outcome: 'late', goes_back: true }),
+    ['refunds', { ...refundRow, ...changes }],
   ];
   const freeze = (changes: Record<string, unknown>): Rows => [['freezes', { ...freezeRow, ...changes }]];
 
@@ -143,7 +177,28 @@ describe('the schema refuses', () => {
         ['payments', { ...secondPayment, outcome: 'late', listed_at: '2026-01-01T00:10:00Z' }],
       ],
     ],
+    [
+      'an order that waits for ever',
+      order({ deadline_at: 'infinity', expire_at: 'infinity', check_at: 'infinity' }),
+    ],
+    [
+      'an orderless payment',
+      [['payments', { ...paymentRow, ...listed, order_id: null, outcome: 'orderless' }]],
+    ],
+    ['a payment that goes back', payment({ outcome: 'late', goes_back: true })],
+    ['a payment about which somebody decided', payment(resolved)],
+    ['a payment that pays and is listed', payment({ ...listed, outcome: 'paid', listed_for: 'restated' })],
+    ['an attempt', attempt({})],
+    [
+      'an attempt beside one that ended',
+      [
+        ...attempt({ state: 'closed', ended_at: orderRow.created_at }),
+        ['payment_attempts', { ...secondAttempt, provider_attempt_id: 'second' }],
+      ],
+    ],
+    ['a refund', refund({})],
     ['a freeze', freeze({})],
+    ['a freeze of some orders', freeze({ channel: 'web', provider: 'wallet' })],
     ['a thaw', freeze(thawing)],
     ['a brake', freeze(brake)],
     [
@@ -206,12 +261,83 @@ describe('the schema refuses', () => {
       'payments_outcome_known',
       payment({ outcome: 'lost', listed_at: orderRow.created_at }),
     ],
-    ['a late payment that is not listed', 'payments_pay_or_are_listed', payment({ outcome: 'late' })],
     [
-      'a payment that pays and is listed',
-      'payments_pay_or_are_listed',
-      payment({ listed_at: orderRow.created_at }),
+      'a late payment that neither goes back nor is listed',
+      'payments_pay_go_back_or_are_listed',
+      payment({ outcome: 'late' }),
     ],
+    [
+      'a reason to list a payment that is not listed',
+      'payments_reason_is_of_list',
+      payment({ listed_for: 'policy' }),
+    ],
+    ['an unknown reason to list', 'payments_listed_for_known', payment({ ...listed, listed_for: 'whim' })],
+    [
+      'an orderless payment of an order',
+      'payments_orderless_has_no_order',
+      payment({ ...listed, outcome: 'orderless' }),
+    ],
+    ['a decision of nobody', 'payments_resolved_whole', payment({ resolution: 'dismiss' })],
+    ['an unknown decision', 'payments_resolution_known', payment({ ...resolved, resolution: 'forget' })],
+    ['a note without a word', 'payments_note_length', payment({ ...resolved, note: '' })],
+    [
+      'a fence around a settled order',
+      'orders_closing_while_pending',
+      order({ ...cancelledRow, closing_at: orderRow.created_at }),
+    ],
+    ['less than no open attempts', 'orders_open_attempt_count_range', order({ open_attempt_count: -1 })],
+    ['less than no extensions', 'orders_extension_range', order({ extension_count: -1 })],
+    ['an attempt for no order', 'payment_attempts_order_id_fkey', [['payment_attempts', attemptRow]]],
+    ['an unknown state of an attempt', 'payment_attempts_state_known', attempt({ state: 'lost' })],
+    ['a closed attempt without a time', 'payment_attempts_ended_has_time', attempt({ state: 'closed' })],
+    [
+      'an open attempt without a name',
+      'payment_attempts_open_has_id',
+      attempt({ provider_attempt_id: null }),
+    ],
+    ['an unknown way to hand off', 'payment_attempts_hand_off_as_known', attempt({ hand_off_as: 'letter' })],
+    [
+      'an unknown verdict',
+      'payment_attempts_verdict_known',
+      attempt({ verdict: 'maybe', verdict_since: orderRow.created_at }),
+    ],
+    ['a verdict since no time', 'payment_attempts_verdict_has_time', attempt({ verdict: 'unknown' })],
+    [
+      'a question about an attempt that ended',
+      'payment_attempts_ended_asks_no_more',
+      attempt({ state: 'closed', ended_at: orderRow.created_at, ask_at: orderRow.created_at }),
+    ],
+    ['a provider without a name', 'payment_attempts_provider_length', attempt({ provider: '' })],
+    [
+      'two open attempts at one provider',
+      'payment_attempts_open_once',
+      [...attempt({}), ['payment_attempts', { ...secondAttempt, provider_attempt_id: 'second' }]],
+    ],
+    [
+      'an attempt at a provider twice',
+      'payment_attempts_provider_attempt_once',
+      [...attempt({ state: 'closed', ended_at: orderRow.created_at }), ['payment_attempts', secondAttempt]],
+    ],
+    ['a refund of no payment', 'refunds_payment_id_fkey', [['refunds', refundRow]]],
+    [
+      'two refunds of one payment',
+      'refunds_payment_once',
+      [...refund({}), ['refunds', { ...refundRow, id: secondPayment.id }]],
+    ],
+    ['an unknown state of a refund', 'refunds_state_known', refund({ state: 'lost', try_at: null })],
+    ['a sent refund without a name', 'refunds_sent_has_id', refund({ state: 'sent' })],
+    [
+      'a confirmed refund without a time',
+      'refunds_confirmed_has_time',
+      refund({ state: 'confirmed', provider_refund_id: 're', try_at: null }),
+    ],
+    ['a failed refund without a time', 'refunds_failed_has_time', refund({ state: 'failed', try_at: null })],
+    [
+      'a try of a refund that failed',
+      'refunds_ended_tries_no_more',
+      refund({ state: 'failed', failed_at: orderRow.created_at }),
+    ],
+    ['a brake of some orders', 'freezes_brake_is_of_all', freeze({ ...brake, channel: 'web' })],
     ['a payment of nothing', 'payments_amount_range', payment({ amount: 0 })],
     [
       'a capture twice',

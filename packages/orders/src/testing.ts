@@ -5,7 +5,10 @@ import { expect, inject } from 'vitest';
 import type { CheckoutRequest } from './checkout.ts';
 import { createOrders, type BrakeLimits, type Orders } from './index.ts';
 import type { Order } from './order.ts';
+import type { PaymentAttempt } from './attempts.ts';
 import type { PayRequest } from './pay.ts';
+import type { Policies, Policy } from './policies.ts';
+import { defaultPolicies } from './policies.ts';
 
 declare module 'vitest' {
   // As the tests' global set-up provides them.
@@ -26,13 +29,13 @@ export interface TestProcess {
 export interface TestOrders extends TestProcess {
   readonly url: string;
   /** Opens the same database once more, at `url` where that leads to it another way. */
-  another(options?: { url?: string; max?: number; brake?: BrakeLimits }): TestProcess;
+  another(options?: { url?: string; max?: number; brake?: BrakeLimits; policies?: Policies }): TestProcess;
   close(): Promise<void>;
 }
 
 /** Copies the migrated database and opens orders on it. */
 export async function openTestOrders(
-  options: { partitionCount?: number; brake?: BrakeLimits } = {},
+  options: { partitionCount?: number; brake?: BrakeLimits; policies?: Policies } = {},
 ): Promise<TestOrders> {
   const own = await createTestDatabase({
     adminUrl: inject('databaseUrl'),
@@ -77,6 +80,18 @@ export async function place(orders: Orders, changes: Partial<CheckoutRequest> = 
   return answer.order;
 }
 
+/** The deadline of an order that has one. */
+export function deadlineOf({ deadlineAt }: Pick<Order, 'deadlineAt'>): Date {
+  if (deadlineAt === null) throw new Error('the order waits for ever');
+  return deadlineAt;
+}
+
+/** When an order that has a deadline may be cancelled. */
+export function expiryOf({ expireAt }: Pick<Order, 'expireAt'>): Date {
+  if (expireAt === null) throw new Error('the order waits for ever');
+  return expireAt;
+}
+
 /** Places several at once. */
 export function placeMany(
   orders: Orders,
@@ -86,7 +101,7 @@ export function placeMany(
   return Promise.all(Array.from({ length: count }, () => place(orders, changes)));
 }
 
-/** A payment of just what the order costs; each order has its own capture. */
+/** A payment of just what the order costs, as the shop reports it; each order has its own capture. */
 export function aPayment(order: Order, changes: Partial<PayRequest> = {}): PayRequest {
   return {
     orderId: order.id,
@@ -94,10 +109,39 @@ export function aPayment(order: Order, changes: Partial<PayRequest> = {}): PayRe
     providerPaymentId: `capture of ${order.id}`,
     amount: order.amount,
     currency: order.currency,
-    verified: true,
+    verified: false,
     actor: 'test',
     ...changes,
   };
+}
+
+/** Policies of which all orders have the same. */
+export function onePolicy(changes: Partial<Policy>): Policies {
+  return { rules: [], defaults: { ...defaultPolicies.defaults, ...changes } };
+}
+
+/** Begins an attempt that is expected to begin, as if its provider had answered. */
+export async function openAttempt(
+  orders: Orders,
+  orderId: string,
+  provider = 'wallet',
+): Promise<PaymentAttempt> {
+  const begun = await orders.beginAttempt({
+    orderId,
+    provider,
+    handOffAs: 'url',
+    returnUrl: null,
+    actor: 'test',
+  });
+  if (begun.outcome !== 'opening') throw new Error(`the attempt did not begin: ${begun.outcome}`);
+  const { id } = begun.attempt;
+  const opened = await orders.recordOpened({
+    attemptId: id,
+    providerAttemptId: `page of ${id}`,
+    handOff: { url: 'https://pay.example/page' },
+  });
+  if (opened?.state !== 'open') throw new Error('the attempt was not opened');
+  return opened;
 }
 
 /** Moves pending orders into the past, so far that their time ended `overdueMs` ago. */

@@ -1,3 +1,4 @@
+export { describeAttempt } from './describe.ts';
 export type {
   AttemptToOpen,
   Capture,

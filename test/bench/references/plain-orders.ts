@@ -55,6 +55,9 @@ const knownSkus: Statement = {
   text: `select sku from stock where sku = any ($1::text[])`,
 };
 
+/** How long a customer has to pay where the checkout does not say, ms. */
+const defaultWindowMs = 30 * 60 * 1000;
+
 /** Orders as one would write them: one transaction for each checkout and each payment. */
 export function createPlainOrders({ database }: { database: Database }): Pick<Orders, 'checkout' | 'pay'> {
   return {
@@ -102,7 +105,8 @@ async function place(tx: Queryable, id: string, request: CheckoutRequest): Promi
   }
   if (held.length < items.length) throw await refusal(tx, skus, new Set(held.map(({ sku }) => sku)));
   if (placed === undefined) throw new Error('an order was not written');
-  const deadlineAt = new Date(placed.createdAt.getTime() + request.paymentWindowMs);
+  const remainingMs = request.paymentWindowMs ?? defaultWindowMs;
+  const deadlineAt = new Date(placed.createdAt.getTime() + remainingMs);
   return {
     id,
     partition: 0,
@@ -117,7 +121,7 @@ async function place(tx: Queryable, id: string, request: CheckoutRequest): Promi
     metadata: request.metadata,
     createdAt: placed.createdAt,
     deadlineAt,
-    remainingMs: request.paymentWindowMs,
+    remainingMs,
     paidAt: null,
     cancelledAt: null,
     expireAt: deadlineAt,

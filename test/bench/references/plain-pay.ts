@@ -61,6 +61,7 @@ export function createPlainPay(database: Database): Orders['pay'] {
 
 async function pay(tx: Queryable, paymentId: string, request: PayRequest): Promise<PayAnswer> {
   const { orderId, provider, providerPaymentId, idempotency } = request;
+  if (orderId === null) return { outcome: 'order_not_found' };
   const [order, [recorded]] = await Promise.all([
     lockOrder(tx, orderId),
     tx.query<Payment>(selectCapture, [provider, providerPaymentId]),

@@ -1,9 +1,6 @@
 import { z } from 'zod';
 import { isStorable, text } from '../parse.ts';
 
-/** How long a customer has to pay where the checkout does not say, ms: 30 minutes. */
-const defaultPaymentWindowMs = 30 * 60 * 1000;
-
 /**
  * ISO 4217 list one, through amendment 180 (2026: the lev is gone), without the codes that have no minor unit, such as
  * gold: amounts count minor units. Not Intl's list: it keeps ANG, CUC, HRK, SLL and ZWL, which were withdrawn, lacks VED,
@@ -59,7 +56,8 @@ export const checkoutBody = z.strictObject({
     .string()
     .refine((code) => currencies.has(code), 'must be an ISO 4217 code in capitals, EUR for example'),
   items,
-  paymentWindowMs: z.int().min(1000).max(7_776_000_000).default(defaultPaymentWindowMs),
+  // Where it is left out the policy decides.
+  paymentWindowMs: z.int().min(1000).max(7_776_000_000).optional(),
   metadata: metadata.default({}),
 });
 

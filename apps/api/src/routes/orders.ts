@@ -1,5 +1,5 @@
 import type { Deadlines } from '@lapse/deadlines';
-import type { Order, Orders } from '@lapse/orders';
+import type { Order, Orders, PendingDeadline } from '@lapse/orders';
 import { Router, type Request } from 'express';
 import { z } from 'zod';
 import { writeAnswer, type Handler } from '../answer.ts';
@@ -55,7 +55,7 @@ export function checkoutCall({ orders, deadlines }: { orders: Orders; deadlines:
     switch (answer.outcome) {
       case 'placed':
         // Also for a replay: the first answer may have been lost together with its process, before it armed.
-        if (answer.order.status === 'pending_payment') await deadlines.arm(deadlineOf(answer.order));
+        await armed(answer.order, (deadline) => deadlines.arm(deadline));
         return {
           status: 201,
           headers: { Location: `/v1/orders/${answer.order.id}` },
@@ -135,14 +135,18 @@ export function orderRoutes(options: { orders: Orders; deadlines: Deadlines; che
         throw orderNotFound(orderId);
       case 'not_pending':
         throw new Problem('order_not_pending', `It is ${answer.order.status}.`);
+      case 'order_closing':
+        throw new Problem('order_closing', 'Its time is over, and its payment providers are being asked.');
+      case 'beyond_policy':
+        throw invalidField(fieldOf(to), `the policy '${answer.policy}' allows ${answer.bound}`);
       case 'out_of_range':
         throw invalidField(
-          'byMs' in to ? 'byMs' : 'deadlineAt',
-          `the new deadline must lie after the old one (${answer.order.deadlineAt.toISOString()}), after now, and ` +
+          fieldOf(to),
+          `the new deadline must lie after the old one (${answer.order.deadlineAt?.toISOString() ?? 'never'}), after now, and ` +
             'within 90 days',
         );
       case 'extended':
-        await deadlines.rearm(deadlineOf(answer.order));
+        await armed(answer.order, (deadline) => deadlines.rearm(deadline));
         response.json(presentOrder(answer.order));
     }
   });
@@ -157,9 +161,17 @@ async function findOrder(orders: Orders, request: Request): Promise<Order> {
   return order;
 }
 
-/** The deadline of an order, as the timer wants it. */
-function deadlineOf({ id, partition, createdAt, expireAt }: Order) {
-  return { orderId: id, partition, createdAt, expireAt };
+/** Arms the deadline of an order that is pending and has one. */
+async function armed(
+  { id: orderId, partition, createdAt, expireAt, status }: Order,
+  arm: (deadline: PendingDeadline) => Promise<unknown>,
+): Promise<void> {
+  if (status === 'pending_payment' && expireAt !== null)
+    await arm({ orderId, partition, createdAt, expireAt });
+}
+
+function fieldOf(to: { byMs: number } | { deadlineAt: Date }): string {
+  return 'byMs' in to ? 'byMs' : 'deadlineAt';
 }
 
 /** The problem of an order that does not exist. */

@@ -83,7 +83,7 @@ export function orderPages(options: {
         paymentMethod: order.paymentMethod,
         partition: order.partition,
         expireAt: order.expireAt,
-        hasGrace: order.expireAt > order.deadlineAt,
+        hasGrace: order.expireAt?.getTime() !== order.deadlineAt?.getTime(),
         paidAt: order.paidAt,
         cancelledAt: order.cancelledAt,
         isPending,

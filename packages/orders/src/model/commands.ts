@@ -166,7 +166,7 @@ export async function inDatabase(stage: Stage, shop: Shop, command: Command): Pr
         providerPaymentId: command.capture,
         amount: amountToPay(shop, command),
         currency: command.currency,
-        verified: true,
+        verified: false,
         actor,
         idempotency: hashed('pay', keyOf(command)),
       });

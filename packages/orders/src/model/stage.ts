@@ -45,7 +45,9 @@ export class Names {
 
   order(order: RealOrder) {
     const { id, status, cancelReason, currency, amount, items, remainingMs } = order;
-    if (order.expireAt.getTime() !== order.deadlineAt.getTime()) throw new Error(`order ${id} has a grace`);
+    const { deadlineAt, expireAt } = order;
+    if (deadlineAt === null || remainingMs === null) throw new Error(`order ${id} has no deadline`);
+    if (expireAt?.getTime() !== deadlineAt.getTime()) throw new Error(`order ${id} has a grace`);
     return {
       name: this.orders.nameOf(id),
       status,
@@ -55,7 +57,7 @@ export class Names {
       items,
       remainingMs,
       createdAt: this.msOf(order.createdAt),
-      deadlineAt: this.msOf(order.deadlineAt),
+      deadlineAt: this.msOf(deadlineAt),
       paidAt: this.msOrNull(order.paidAt),
       cancelledAt: this.msOrNull(order.cancelledAt),
     };
@@ -67,7 +69,7 @@ export class Names {
       throw new Error(`the payment ${capture} is ${outcome} and listed at ${String(listedAt)}`);
     return {
       capture,
-      order: this.orders.nameOf(orderId),
+      order: this.orders.nameOf(orderId ?? ''),
       amount,
       currency,
       outcome,
@@ -186,7 +188,7 @@ export async function openStage(): Promise<Stage> {
       async clear() {
         names = new Names();
         await database.query(`
-          delete from payments; delete from orders; delete from events; delete from idempotency_keys;
+          delete from refunds; delete from payments; delete from payment_attempts; delete from orders; delete from events; delete from idempotency_keys;
           delete from freezes; delete from stock`);
         await stage.setClock(0);
       },

@@ -1,0 +1,404 @@
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import type { Order } from './order.ts';
+import type { PayRequest } from './pay.ts';
+import {
+  aPayment,
+  expectConsistent,
+  makeDue,
+  onePolicy,
+  openTestOrders,
+  place,
+  type TestOrders,
+} from './testing.ts';
+
+let shop: TestOrders;
+beforeAll(async () => {
+  shop = await openTestOrders();
+  await shop.orders.setStock('a', 10_000);
+});
+afterAll(async () => {
+  await expectConsistent(shop.database);
+  await shop.close();
+});
+
+const types = async (orderId: string) => (await shop.orders.timeline(orderId)).map(({ type }) => type);
+const verified = (order: Order, changes: Partial<PayRequest> = {}) =>
+  aPayment(order, { verified: true, ...changes });
+const decide = (paymentId: string, resolution: 'refund' | 'accept' | 'dismiss') =>
+  shop.orders.decideWork({ paymentId, resolution, note: 'because', actor: 'ann' });
+
+async function aCancelled(orders = shop.orders, sku = 'a'): Promise<Order> {
+  const order = await place(orders, { items: [{ sku, quantity: 1, unitAmount: 500 }] });
+  await makeDue(shop.database, [order]);
+  await orders.expire([order.id], 'test');
+  return order;
+}
+
+/** The payment of an answer that has one. */
+function paymentOf(answer: object): { id: string; refundId: string } {
+  if (!('payment' in answer)) throw new Error('no payment was recorded');
+  const { payment } = answer as { payment: { id: string; refund: { id: string } | null } };
+  return { id: payment.id, refundId: payment.refund?.id ?? '' };
+}
+
+async function isListed(paymentId: string): Promise<boolean> {
+  return (await shop.orders.workList({ limit: 1000 })).some(({ id }) => id === paymentId);
+}
+
+/** Takes the refund as a worker would, however many others there are. */
+async function claim(refundId: string) {
+  await shop.database.query('update refunds set try_at = clock_timestamp() where id = $1', [refundId]);
+  const claimed = (await shop.orders.claimRefunds(1000)).find(({ id }) => id === refundId);
+  if (claimed === undefined) throw new Error('the refund was not due');
+  return claimed;
+}
+
+describe('verified money that pays nothing falls due to go back, in the transaction that records it:', () => {
+  test('late', async () => {
+    const order = await aCancelled();
+    expect(await shop.orders.pay(verified(order))).toMatchObject({
+      outcome: 'late',
+      order: { status: 'cancelled' },
+      payment: { verified: true, listedAt: null, refund: { state: 'due', actor: 'policy', tryCount: 0 } },
+    });
+    expect((await types(order.id)).at(-1)).toBe('payment.refund_due');
+  });
+
+  test('a duplicate, and a wrong amount', async () => {
+    const order = await place(shop.orders);
+    expect(
+      await shop.orders.pay(verified(order, { amount: 1, providerPaymentId: `1 ${order.id}` })),
+    ).toMatchObject({
+      outcome: 'amount_mismatch',
+      order: { status: 'pending_payment' },
+      payment: { refund: { state: 'due' } },
+    });
+    await shop.orders.pay(verified(order));
+    expect(await shop.orders.pay(verified(order, { providerPaymentId: `2 ${order.id}` }))).toMatchObject({
+      outcome: 'duplicate',
+      payment: { refund: { state: 'due' } },
+    });
+  });
+
+  test('told again it is the same refund', async () => {
+    const order = await aCancelled();
+    const first = paymentOf(await shop.orders.pay(verified(order)));
+    const again = await shop.orders.pay(verified(order));
+    expect(again).toMatchObject({ outcome: 'already_recorded' });
+    expect(paymentOf(again)).toEqual(first);
+  });
+
+  test('but for an order that does not exist a person decides', async () => {
+    const order = await place(shop.orders);
+    const orderId = '01890000-0000-7000-8000-000000000000';
+    const answer = await shop.orders.pay(verified(order, { orderId, providerPaymentId: 'orderless' }));
+    expect(answer).toMatchObject({
+      outcome: 'orderless',
+      payment: { orderId: null, outcome: 'orderless', listedFor: 'orderless' },
+    });
+    expect(await isListed(paymentOf(answer).id)).toBe(true);
+    expect(
+      await shop.orders.pay(verified(order, { orderId: null, providerPaymentId: 'orderless' })),
+    ).toMatchObject({
+      outcome: 'orderless',
+    });
+    // Somebody learns which order it is for.
+    expect(await shop.orders.pay(verified(order, { providerPaymentId: 'orderless' }))).toMatchObject({
+      outcome: 'paid',
+      payment: { id: paymentOf(answer).id, listedAt: null },
+    });
+  });
+});
+
+describe('by policy', () => {
+  test('manual: nothing goes back by itself', async () => {
+    const { orders } = shop.another({ policies: onePolicy({ lateMoney: 'manual' }) });
+    const order = await aCancelled(orders);
+    expect(await orders.pay(verified(order))).toMatchObject({
+      outcome: 'late',
+      payment: { listedFor: 'policy', refund: null },
+    });
+  });
+
+  test('reinstate: where the stock is still there the order is paid after all', async () => {
+    const { orders } = shop.another({ policies: onePolicy({ lateMoney: 'reinstate' }) });
+    await orders.setStock('r', 1);
+    const order = await aCancelled(orders, 'r');
+    expect(await orders.pay(verified(order))).toMatchObject({
+      outcome: 'paid',
+      order: { status: 'paid', cancelledAt: null, cancelReason: null, paidAt: expect.any(Date) },
+      payment: { outcome: 'paid', refund: null },
+    });
+    expect(await orders.readStock('r')).toMatchObject({ onHand: 0, held: 0 });
+    expect(await types(order.id)).toEqual(['order.placed', 'order.cancelled', 'order.reinstated']);
+    expect(await orders.pay(verified(order, { providerPaymentId: `2 ${order.id}` }))).toMatchObject({
+      outcome: 'duplicate',
+    });
+  });
+
+  test('reinstate: where it is sold, the money goes back', async () => {
+    const { orders } = shop.another({ policies: onePolicy({ lateMoney: 'reinstate' }) });
+    await orders.setStock('s', 1);
+    const order = await aCancelled(orders, 's');
+    await place(orders, { items: [{ sku: 's', quantity: 1, unitAmount: 500 }] });
+    expect(await orders.pay(verified(order))).toMatchObject({
+      outcome: 'late',
+      order: { status: 'cancelled' },
+      payment: { refund: { state: 'due' } },
+    });
+  });
+
+  test('reinstate: of several that want the last piece one gets it', async () => {
+    const { orders } = shop.another({ policies: onePolicy({ lateMoney: 'reinstate' }) });
+    await orders.setStock('t', 1);
+    const late = [
+      await aCancelled(orders, 't'),
+      await aCancelled(orders, 't'),
+      await aCancelled(orders, 't'),
+    ];
+    const answers = await Promise.all(late.map((order) => orders.pay(verified(order))));
+    expect(answers.map(({ outcome }) => outcome).toSorted()).toEqual(['late', 'late', 'paid']);
+  });
+
+  test('reinstate: what a person cancelled stays cancelled', async () => {
+    const { orders } = shop.another({ policies: onePolicy({ lateMoney: 'reinstate' }) });
+    const order = await place(orders);
+    await orders.cancel({ orderId: order.id, reason: 'customer', actor: 'test' });
+    expect(await orders.pay(verified(order))).toMatchObject({
+      outcome: 'late',
+      payment: { refund: { state: 'due' } },
+    });
+  });
+
+  test('never: such an order has no deadline, is not swept, and can be paid', async () => {
+    const { orders } = shop.another({ policies: onePolicy({ windowMs: null }) });
+    const order = await place(orders, { paymentWindowMs: undefined });
+    expect(order).toMatchObject({ deadlineAt: null, expireAt: null, remainingMs: null });
+    expect(await orders.find(order.id)).toEqual(order);
+    expect((await orders.expire([order.id], 'test')).get(order.id)).toMatchObject({ answer: 'not_due' });
+    expect((await orders.extend({ orderId: order.id, to: { byMs: 1000 }, actor: 'test' })).outcome).toBe(
+      'out_of_range',
+    );
+    const { id } = await orders.freeze({ reason: 'test', actor: 'test' });
+    await orders.thaw(id);
+    while ((await orders.thawStep(1000)).state !== 'done');
+    expect(await orders.find(order.id)).toEqual(order);
+    expect((await orders.pay(verified(order))).outcome).toBe('paid');
+  });
+
+  test('grace: the customer is shown the deadline, the order expires later', async () => {
+    const { orders } = shop.another({ policies: onePolicy({ windowMs: 60_000, graceMs: 5000 }) });
+    const order = await place(orders, { paymentWindowMs: undefined });
+    expect((order.expireAt?.getTime() ?? 0) - (order.deadlineAt?.getTime() ?? 0)).toBe(5000);
+    expect(await orders.find(order.id)).toMatchObject({
+      deadlineAt: order.deadlineAt,
+      expireAt: order.expireAt,
+    });
+  });
+
+  test('extensions are bounded in number and in all', async () => {
+    const { orders } = shop.another({
+      policies: onePolicy({ extension: { maxCount: 2, maxTotalMs: 10_000 } }),
+    });
+    const { id: orderId } = await place(orders);
+    const extend = (byMs: number) => orders.extend({ orderId, to: { byMs }, actor: 'test' });
+    expect(await extend(10_001)).toMatchObject({ outcome: 'beyond_policy', bound: '10000 ms in all' });
+    expect((await extend(4000)).outcome).toBe('extended');
+    expect(await extend(6001)).toMatchObject({ outcome: 'beyond_policy' });
+    expect((await extend(6000)).outcome).toBe('extended');
+    expect(await extend(1)).toMatchObject({ outcome: 'beyond_policy', bound: '2 extensions' });
+  });
+});
+
+describe('the provider knows better than who told before:', () => {
+  test('a wrong amount that was only reported pays when the provider tells the right one', async () => {
+    const order = await place(shop.orders);
+    const first = await shop.orders.pay(aPayment(order, { amount: 1 }));
+    expect(first).toMatchObject({ outcome: 'amount_mismatch', payment: { listedFor: 'unverified' } });
+    expect(await shop.orders.pay(verified(order))).toMatchObject({
+      outcome: 'paid',
+      payment: { id: paymentOf(first).id, amount: 500, verified: true, listedAt: null },
+    });
+    expect((await shop.orders.payments(order.id)).length).toBe(1);
+  });
+
+  test('a late payment that was only reported goes back when the provider confirms it', async () => {
+    const order = await aCancelled();
+    const first = await shop.orders.pay(aPayment(order));
+    expect(await shop.orders.pay(verified(order))).toMatchObject({
+      outcome: 'late',
+      payment: { id: paymentOf(first).id, listedAt: null, refund: { state: 'due' } },
+    });
+  });
+
+  test('an order that was paid by a report stays paid; another amount is shown to a person', async () => {
+    const [same, differs] = [await place(shop.orders), await place(shop.orders)];
+    await shop.orders.pay(aPayment(same));
+    expect(await shop.orders.pay(verified(same))).toMatchObject({
+      outcome: 'already_recorded',
+      payment: { verified: true, listedAt: null },
+    });
+    await shop.orders.pay(aPayment(differs));
+    const told = await shop.orders.pay(verified(differs, { amount: 499 }));
+    expect(told).toMatchObject({
+      outcome: 'already_recorded',
+      order: { status: 'paid' },
+      payment: { amount: 499, verified: true, listedFor: 'restated' },
+    });
+    expect(await decide(paymentOf(told).id, 'accept')).toMatchObject({ outcome: 'resolved', isPaid: false });
+  });
+
+  test('that it was for another order: both stay as they are, and a person is told', async () => {
+    const [wrong, right] = [await place(shop.orders), await place(shop.orders)];
+    const first = await shop.orders.pay(aPayment(wrong));
+    const { providerPaymentId } = aPayment(wrong);
+    expect(await shop.orders.pay(verified(right, { providerPaymentId }))).toEqual({
+      outcome: 'payment_conflict',
+    });
+    expect((await shop.orders.payments(wrong.id))[0]).toMatchObject({
+      id: paymentOf(first).id,
+      listedFor: 'conflict',
+    });
+  });
+
+  test('in one batch with the report, too', async () => {
+    const order = await place(shop.orders);
+    const answers = await Promise.all([
+      shop.orders.pay(aPayment(order, { amount: 1 })),
+      shop.orders.pay(verified(order, { amount: 1 })),
+    ]);
+    expect(answers.map(({ outcome }) => outcome)).toEqual(['amount_mismatch', 'already_recorded']);
+    expect((await shop.orders.payments(order.id))[0]).toMatchObject({
+      verified: true,
+      listedFor: 'unverified',
+    });
+  });
+});
+
+async function aRefund(): Promise<{ order: Order; paymentId: string; refundId: string }> {
+  const order = await aCancelled();
+  const { id, refundId } = paymentOf(await shop.orders.pay(verified(order)));
+  return { order, paymentId: id, refundId };
+}
+const record = (refundId: string, verdict: Parameters<typeof shop.orders.recordRefund>[1]) =>
+  shop.orders.recordRefund({ refundId }, verdict);
+
+describe('a refund', () => {
+  const actor = 'test';
+
+  test('is claimed by one process, sent, and confirmed by the webhook', async () => {
+    const { order, refundId } = await aRefund();
+    await shop.database.query('update refunds set try_at = clock_timestamp() where id = $1', [refundId]);
+    const claims = await Promise.all(
+      [shop.orders, shop.another().orders].map((orders) => orders.claimRefunds(1000)),
+    );
+    const ours = claims.flat().filter(({ id }) => id === refundId);
+    expect(ours).toMatchObject([{ amount: 500, currency: 'EUR', provider: 'bank', sinceFirstTryMs: null }]);
+    expect(await record(refundId, { state: 'sent', providerRefundId: `re ${refundId}`, actor })).toBe('sent');
+    const name = { provider: 'bank', providerRefundId: `re ${refundId}` };
+    expect(
+      await shop.orders.recordRefund(name, { state: 'confirmed', providerRefundId: `re ${refundId}`, actor }),
+    ).toBe('confirmed');
+    expect(await record(refundId, { state: 'refused', reason: 'late', actor })).toBeUndefined();
+    expect((await types(order.id)).slice(-3)).toEqual([
+      'payment.refund_due',
+      'refund.sent',
+      'refund.confirmed',
+    ]);
+  });
+
+  test('that was not answered is tried again, and knows since when it may have arrived', async () => {
+    const { refundId } = await aRefund();
+    await claim(refundId);
+    expect(await record(refundId, { state: 'unknown', reason: 'timeout', actor })).toBe('due');
+    await shop.database.query(
+      `update refunds set first_sent_at = first_sent_at - interval '2 days' where id = $1`,
+      [refundId],
+    );
+    const again = await claim(refundId);
+    expect(again).toMatchObject({ tryCount: 2, lastReason: 'timeout' });
+    expect(again.sinceFirstTryMs).toBeGreaterThan(2 * 86_400_000 - 60_000);
+  });
+
+  test('that was refused puts its payment on the work list; sent again it goes under a new key', async () => {
+    const { order, paymentId, refundId } = await aRefund();
+    expect(await record(refundId, { state: 'refused', reason: 'closed account', actor })).toBe('failed');
+    expect(await isListed(paymentId)).toBe(true);
+    expect(await decide(paymentId, 'refund')).toMatchObject({
+      outcome: 'resolved',
+      payment: { resolution: 'refund', resolvedBy: 'ann', refund: { state: 'due', actor: 'ann' } },
+    });
+    const [payment] = await shop.orders.payments(order.id);
+    expect(payment?.refund?.id).not.toBe(refundId);
+    await record(payment?.refund?.id ?? '', { state: 'refused', reason: 'closed account', actor });
+    expect(await isListed(paymentId)).toBe(true);
+    expect(await decide(paymentId, 'dismiss')).toMatchObject({ outcome: 'resolved' });
+    expect(await isListed(paymentId)).toBe(false);
+  });
+});
+
+async function aListed(order: Order, changes: Partial<PayRequest> = {}): Promise<string> {
+  return paymentOf(await shop.orders.pay(aPayment(order, changes))).id;
+}
+
+describe('a person', () => {
+  test('accepts a wrong amount: it pays its order', async () => {
+    const order = await place(shop.orders);
+    const id = await aListed(order, { amount: 499 });
+    expect(await decide(id, 'accept')).toMatchObject({
+      outcome: 'resolved',
+      isPaid: true,
+      payment: { outcome: 'paid', resolution: 'accept', note: 'because' },
+    });
+    expect(await shop.orders.find(order.id)).toMatchObject({ status: 'paid' });
+    expect(await types(order.id)).toEqual([
+      'order.placed',
+      'payment.listed',
+      'order.paid',
+      'payment.resolved',
+    ]);
+  });
+
+  test('accepts late money while the stock is there', async () => {
+    await shop.orders.setStock('w', 2);
+    const [one, two] = [await aCancelled(shop.orders, 'w'), await aCancelled(shop.orders, 'w')];
+    expect(await decide(await aListed(one), 'accept')).toMatchObject({ outcome: 'resolved', isPaid: true });
+    expect(await shop.orders.readStock('w')).toMatchObject({ onHand: 1, held: 0 });
+    await place(shop.orders, { items: [{ sku: 'w', quantity: 1, unitAmount: 500 }] });
+    expect(await decide(await aListed(two), 'accept')).toEqual({ outcome: 'out_of_stock' });
+  });
+
+  test('cannot accept what cannot pay', async () => {
+    const [paid, cancelled] = [await place(shop.orders), await place(shop.orders)];
+    await shop.orders.pay(aPayment(paid));
+    expect(await decide(await aListed(paid, { providerPaymentId: `2 ${paid.id}` }), 'accept')).toEqual({
+      outcome: 'order_already_paid',
+    });
+    await shop.orders.cancel({ orderId: cancelled.id, reason: 'customer', actor: 'test' });
+    expect(await decide(await aListed(cancelled), 'accept')).toEqual({ outcome: 'order_was_cancelled' });
+    const orderless = await shop.orders.pay(verified(paid, { orderId: null, providerPaymentId: 'whose' }));
+    expect(await decide(paymentOf(orderless).id, 'accept')).toEqual({ outcome: 'orderless' });
+  });
+
+  test('decides once, also where two decide at the same time', async () => {
+    const order = await aCancelled();
+    const id = await aListed(order);
+    const answers = await Promise.all([decide(id, 'refund'), decide(id, 'dismiss')]);
+    expect(answers.map(({ outcome }) => outcome).toSorted()).toEqual(['not_listed', 'resolved']);
+    expect(
+      await shop.orders.decideWork({
+        paymentId: '01890000-0000-7000-8000-000000000000',
+        resolution: 'refund',
+        note: null,
+        actor: 'ann',
+      }),
+    ).toEqual({ outcome: 'payment_not_found' });
+  });
+
+  test('sends back what nobody verified', async () => {
+    const order = await aCancelled();
+    expect(await decide(await aListed(order), 'refund')).toMatchObject({
+      payment: { verified: false, refund: { state: 'due', actor: 'ann' } },
+    });
+  });
+});

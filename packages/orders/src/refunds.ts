@@ -1,0 +1,162 @@
+import { transaction, type Database, type Queryable, type Statement } from '@lapse/runtime';
+import { claimMs } from './attempts.ts';
+import { refundColumns, type Refund } from './refund-row.ts';
+
+/**
+ * Refunds: money on its way back. One falls due in the transaction that records its payment, so none is forgotten; it is
+ * claimed, with the claim committed, before the provider is called, so that a process that dies in the call leaves a trace
+ * of it; and it is sent under its id as idempotency key, so that it goes back once.
+ */
+
+/** A refund that is to be sent, or asked about, with what the provider needs of its payment. */
+export interface RefundToTry extends Refund {
+  readonly orderId: string | null;
+  readonly provider: string;
+  readonly providerPaymentId: string;
+  /** Minor units. */
+  readonly amount: number;
+  readonly currency: string;
+  /** How long ago it may have reached the provider first, ms; null: this is its first try. */
+  readonly sinceFirstTryMs: number | null;
+}
+
+const claimDue: Statement = {
+  name: 'refunds_claim',
+  text: `
+    with clock as materialized (
+      select date_trunc('milliseconds', clock_timestamp()) as at
+    ), due as materialized (
+      select id, first_sent_at from refunds
+      where try_at <= (select at from clock)
+      order by try_at
+      limit $1
+      for no key update skip locked
+    ), claimed as (
+      update refunds r set
+        try_at = clock.at + interval '${claimMs} ms', try_count = r.try_count + 1,
+        first_sent_at = coalesce(r.first_sent_at, clock.at)
+      from due cross join clock
+      where r.id = due.id
+      returning r.*, (extract(epoch from clock.at - due.first_sent_at) * 1000)::float8 as since_first_try_ms
+    )
+    select
+      ${refundColumns}, r.since_first_try_ms as "sinceFirstTryMs", p.order_id as "orderId", p.provider,
+      p.provider_payment_id as "providerPaymentId", p.amount, p.currency
+    from claimed r
+    join payments p on p.id = r.payment_id`,
+};
+
+/** Takes up to `limit` refunds that are to be sent, or asked about, now. Those without an answer are due again after 30 s. */
+export function claimRefunds(database: Database, limit: number): Promise<RefundToTry[]> {
+  return transaction(database, (tx) => tx.query<RefundToTry>(claimDue, [limit]));
+}
+
+/** What a provider said of a refund. */
+export type RefundVerdict = { readonly actor: string } & (
+  | { readonly state: 'sent' | 'confirmed'; readonly providerRefundId: string }
+  | { readonly state: 'refused' | 'unknown'; readonly reason: string }
+);
+
+/** Names a refund: by our id, or by the provider's. */
+export type RefundName =
+  | { readonly refundId: string }
+  | { readonly provider: string; readonly providerRefundId: string };
+
+const lockIts = (name: string, condition: string): Statement => ({
+  name,
+  // Orders, payments, refunds: in the order of all locks. A payment without an order has none to lock.
+  text: `
+    with found as materialized (
+      select r.id, r.payment_id, p.order_id from refunds r join payments p on p.id = r.payment_id where ${condition}
+    ), locked as materialized (
+      select o.id from orders o where o.id = (select order_id from found) for no key update
+    )
+    select found.id from found left join locked on true`,
+});
+
+const lockById = lockIts('refund_lock_by_id', 'r.id = $1::uuid');
+const lockByProvider = lockIts('refund_lock_by_provider', 'p.provider = $1 and r.provider_refund_id = $2');
+
+const save: Statement = {
+  name: 'refund_save',
+  text: `
+    with clock as materialized (
+      select date_trunc('milliseconds', clock_timestamp()) as at
+    ), saved as (
+      update refunds r set
+        state = case $2 when 'unknown' then r.state when 'refused' then 'failed' else $2 end,
+        provider_refund_id = coalesce($3, r.provider_refund_id),
+        sent_at = case when $2 in ('sent', 'confirmed') then coalesce(r.sent_at, clock.at) else r.sent_at end,
+        confirmed_at = case when $2 = 'confirmed' then clock.at end,
+        failed_at = case when $2 = 'refused' then clock.at end,
+        last_reason = $4,
+        try_at = case $2
+          -- Its end is told by a webhook; where that is lost, by a question.
+          when 'sent' then clock.at + interval '1 hour' * (0.75 + random() * 0.5)
+          -- Two seconds, doubled each time up to an hour, and spread.
+          when 'unknown' then clock.at
+            + least(interval '1 second' * 2 ^ least(r.try_count, 12), interval '1 hour') * (0.75 + random() * 0.5)
+        end
+      from clock
+      where r.id = $1 and r.state in ('due', 'sent')
+      returning r.id, r.payment_id, r.state, r.provider_refund_id, r.sent_at = clock.at as is_first
+    ), listed as (
+      -- The provider refused: a person must see to it, also where one has decided that it goes back.
+      update payments p set
+        listed_at = clock.at, listed_for = 'refund_failed', resolution = null, resolved_at = null, resolved_by = null
+      from saved cross join clock
+      where p.id = saved.payment_id and saved.state = 'failed'
+    ), logged as (
+      insert into events (order_id, type, actor, at, data)
+      select p.order_id, 'refund.' || saved.state, $5, clock.at, jsonb_strip_nulls(jsonb_build_object(
+        'refundId', saved.id, 'paymentId', p.id, 'providerRefundId', saved.provider_refund_id, 'reason', $4::text
+      ))
+      from saved join payments p on p.id = saved.payment_id cross join clock
+      where p.order_id is not null and ($2 in ('confirmed', 'refused') or $2 = 'sent' and saved.is_first)
+    )
+    select state from saved`,
+};
+
+/**
+ * Keeps what a provider said of a refund. What it says of one that has ended changes nothing.
+ *
+ * @returns the state it is in now; undefined where there is no such refund, or it had ended
+ */
+export function recordRefund(
+  database: Database,
+  name: RefundName,
+  verdict: RefundVerdict,
+): Promise<Refund['state'] | undefined> {
+  return transaction(database, async (tx) => {
+    const [locked] =
+      'refundId' in name
+        ? await tx.query<{ id: string }>(lockById, [name.refundId])
+        : await tx.query<{ id: string }>(lockByProvider, [name.provider, name.providerRefundId]);
+    if (locked === undefined) return undefined;
+    const [saved] = await tx.query<{ state: Refund['state'] }>(save, [
+      locked.id,
+      verdict.state,
+      'providerRefundId' in verdict ? verdict.providerRefundId : null,
+      'reason' in verdict ? verdict.reason : null,
+      verdict.actor,
+    ]);
+    return saved?.state;
+  });
+}
+
+const countOpen: Statement = {
+  name: 'refunds_count_open',
+  text: `
+    select state, count(*) as count, coalesce(extract(epoch from clock_timestamp() - min(due_at)) * 1000, 0)::float8 as "oldestMs"
+    from (select state, due_at from refunds where try_at is not null limit 10000) as r
+    group by state`,
+};
+
+/** How many refunds are not at their end, counted up to 10,000, and since when the oldest is due, ms. */
+export async function countRefunds(
+  db: Queryable,
+): Promise<{ readonly due: number; readonly sent: number; readonly oldestMs: number }> {
+  const rows = await db.query<{ state: 'due' | 'sent'; count: number; oldestMs: number }>(countOpen);
+  const of = (state: string): number => rows.find((row) => row.state === state)?.count ?? 0;
+  return { due: of('due'), sent: of('sent'), oldestMs: Math.max(0, ...rows.map(({ oldestMs }) => oldestMs)) };
+}

@@ -42,7 +42,7 @@ export function checkoutContender(shop: Shop, { connections, stock, drawItems }:
         connections,
         seconds: loadSeconds,
         headers: headersOf(apiKey),
-        requests: Array.from({ length: perSecond * loadSeconds }, (_, n) => checkout(n, drawItems())),
+        requests: checkoutsOf(perSecond * loadSeconds, drawItems),
       });
       if (shop.kind !== 'door') await expectPlaced(shop, answeredCount);
       return { 'orders/s': measured.perSecond, 'p50 ms': measured.p50Ms, 'p99 ms': measured.p99Ms };
@@ -80,6 +80,11 @@ export function paymentOf({ id, amount }: { readonly id: string; readonly amount
 /** The headers of every call. */
 export function headersOf(key: string): Record<string, string> {
   return { authorization: `Bearer ${key}`, 'content-type': 'application/json' };
+}
+
+/** So many checkouts. */
+export function checkoutsOf(count: number, drawItems: CheckoutLoad['drawItems']): HttpRequest[] {
+  return Array.from({ length: count }, (_, n) => checkout(n, drawItems()));
 }
 
 function checkout(n: number, items: readonly Item[]): HttpRequest {

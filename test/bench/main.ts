@@ -5,6 +5,7 @@ import { startServers } from '@lapse/devstack';
 import { OperatorError, runMain } from '@lapse/runtime';
 
 import { surroundings } from '../surroundings.ts';
+import { apis } from './apis.ts';
 import { checkout } from './checkout.ts';
 import { drain } from './drain.ts';
 import { fleet } from './fleet.ts';
@@ -25,6 +26,7 @@ const benches: Readonly<Record<string, Bench>> = {
   drain,
   lateness,
   fleet,
+  apis,
   scale: scale([10_000, 100_000, 1_000_000]),
   rebuild,
   'redis-away': redisAway,

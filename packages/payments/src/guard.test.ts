@@ -132,6 +132,7 @@ describe('limits:', () => {
     expect(calls).toEqual(['close', 'look', 'close', 'look']);
     answer(closed);
     expect(await Promise.all(answers)).toEqual([closed, closed, closed, closed]);
+    expect(vi.getTimerCount()).toBe(0);
   });
 
   test('so many calls start in a second', async () => {
@@ -228,7 +229,7 @@ describe('the breaker', () => {
   });
 
   test('lets one call through after a time, and closes when it is answered', async () => {
-    const { guard, calls, give, answer, states, trip } = stage();
+    const { guard, calls, give, answer, states, trip } = stage({ concurrency: 1 });
     await trip();
     give(undefined);
     vi.setSystemTime(Date.now() + 10_000);

@@ -380,6 +380,8 @@ describe('what is not an answer is unknown, not refused and not closed:', () => 
     ],
     ['503', { status: 503 }, { isProviderWell: false }],
     ['429', { status: 429, code: 'rate_limit' }, { isProviderWell: false }],
+    ['429 in another guise', { status: 400, code: 'rate_limit' }, { isProviderWell: false }],
+    ['an address that is not there', { status: 404 }, { isProviderWell: true }],
     ['a wrong key', { status: 401 }, { isProviderWell: false, reason: auth }],
     [
       'a key without the right',

@@ -141,9 +141,9 @@ export function stripeProvider(options: StripeOptions): PaymentProvider {
       return ours;
     });
     if ('failure' in asked) return { state: 'unknown', ...unsaid(asked.failure) };
-    const answers = asked.value.map(judgeRefund);
-    // After one that failed another may have been sent under the same id.
-    return answers.find(({ state }) => state !== 'refused') ?? answers[0] ?? { state: 'none' };
+    // The newest first: after one that failed another may have been sent under the same id.
+    const [newest] = asked.value;
+    return newest === undefined ? { state: 'none' } : judgeRefund(newest);
   }
 
   return {

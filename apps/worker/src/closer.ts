@@ -9,7 +9,7 @@ const lookEveryMs = 1000;
 /** Most questions that are claimed at a time. */
 const claimLimit = 100;
 
-/** Most orders in hand. Each waits for a provider for up to 10 s, its claim ends after 30 s. */
+/** Most orders in hand. Each waits for a provider for 32 s at most, its claim ends after 45 s. */
 const maxInHand = 200;
 
 /** How long an order waits that is more than that, ms: in this time about as many are answered. */

@@ -223,8 +223,11 @@ export function readOpenAttempts(db: Queryable, orderIds: readonly string[]): Pr
   return db.query<AttemptToAsk>(readOpenOfOrders, [orderIds]);
 }
 
-/** How long a claimed question is left to the process that claimed it, ms. It answers within 10 s, or has died. */
-export const claimMs = 30_000;
+/**
+ * How long a claimed question is left to the process that claimed it, ms. A provider has 8 s for a call, and closing may
+ * take four of them; after this time the process has died.
+ */
+export const claimMs = 45_000;
 
 const claimAsks: Statement = {
   name: 'attempts_claim_asks',
@@ -255,7 +258,7 @@ export interface AskDue extends AttemptToAsk {
   readonly how: 'look' | 'close';
 }
 
-/** Takes up to `limit` questions that are due by themselves. Those that get no verdict are due again after 30 s. */
+/** Takes up to `limit` questions that are due by themselves. Those that get no verdict are due again after 45 s. */
 export function claimDueAsks(database: Database, limit: number): Promise<AskDue[]> {
   return transaction(database, (tx) => tx.query<AskDue>(claimAsks, [limit]));
 }

@@ -299,12 +299,23 @@ describe('a refund', () => {
     expect(
       await shop.orders.recordRefund(name, { state: 'confirmed', providerRefundId: `re ${refundId}`, actor }),
     ).toBe('confirmed');
-    expect(await record(refundId, { state: 'refused', reason: 'late', actor })).toBeUndefined();
+    expect(
+      await record(refundId, { state: 'sent', providerRefundId: `re ${refundId}`, actor }),
+    ).toBeUndefined();
     expect((await types(order.id)).slice(-3)).toEqual([
       'payment.refund_due',
       'refund.sent',
       'refund.confirmed',
     ]);
+  });
+
+  test('that was confirmed and comes back from the bank days later is shown to a person', async () => {
+    const { paymentId, refundId } = await aRefund();
+    await record(refundId, { state: 'confirmed', providerRefundId: `re ${refundId}`, actor });
+    expect(await record(refundId, { state: 'refused', reason: 'account closed', actor })).toBe('failed');
+    expect(await isListed(paymentId)).toBe(true);
+    const providerRefundId = `re ${refundId}`;
+    expect(await record(refundId, { state: 'confirmed', providerRefundId, actor })).toBeUndefined();
   });
 
   test('that was not answered is tried again, and knows since when it may have arrived', async () => {

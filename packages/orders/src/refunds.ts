@@ -46,7 +46,7 @@ const claimDue: Statement = {
     join payments p on p.id = r.payment_id`,
 };
 
-/** Takes up to `limit` refunds that are to be sent, or asked about, now. Those without an answer are due again after 30 s. */
+/** Takes up to `limit` refunds that are to be sent, or asked about, now. Those without an answer are due again after 45 s. */
 export function claimRefunds(database: Database, limit: number): Promise<RefundToTry[]> {
   return transaction(database, (tx) => tx.query<RefundToTry>(claimDue, [limit]));
 }
@@ -98,7 +98,8 @@ const save: Statement = {
             + least(interval '1 second' * 2 ^ least(r.try_count, 12), interval '1 hour') * (0.75 + random() * 0.5)
         end
       from clock
-      where r.id = $1 and r.state in ('due', 'sent')
+      -- A bank may send money back days after the provider thought that it had arrived.
+      where r.id = $1 and (r.state in ('due', 'sent') or r.state = 'confirmed' and $2 = 'refused')
       returning r.id, r.payment_id, r.state, r.provider_refund_id, r.sent_at = clock.at as is_first
     ), listed as (
       -- The provider refused: a person must see to it, also where one has decided that it goes back.
@@ -118,7 +119,7 @@ const save: Statement = {
 };
 
 /**
- * Keeps what a provider said of a refund. What it says of one that has ended changes nothing.
+ * Keeps what a provider said of a refund. Of one that has ended only this counts: that it failed after all.
  *
  * @returns the state it is in now; undefined where there is no such refund, or it had ended
  */

@@ -63,6 +63,17 @@ export function hookRoutes(options: {
   return router;
 }
 
+/**
+ * Whether a notice is of a page that nobody was sent to: one whose opening was not answered, so that it was opened under
+ * another key again. That it expired says nothing about the one that the customer has.
+ */
+function isOfAnotherPage(
+  { providerAttemptId: told }: { readonly providerAttemptId: string | null },
+  { providerAttemptId: known }: { readonly providerAttemptId: string | null },
+): boolean {
+  return told !== null && known !== null && told !== known;
+}
+
 /** Keeps what a provider told. @returns what came of it, for the metrics */
 async function keep(
   { orders, deadlines }: { orders: Orders; deadlines: Deadlines },
@@ -86,6 +97,7 @@ async function keep(
   });
   if (notice.kind !== 'paid') {
     if (attempt === undefined) return 'attempt_not_found';
+    if (isOfAnotherPage(notice, attempt)) return 'another_page';
     const kept = await orders.recordVerdict({ attemptId: attempt.id, verdict: notice.kind, actor });
     return kept.outcome;
   }

@@ -71,9 +71,9 @@ export const invariants: readonly Invariant[] = [
       left join orders o on o.id = p.order_id
       left join refunds r on r.payment_id = p.id
       where not case
+        when p.outcome = 'paid' then o.status is not distinct from 'paid'
         when p.listed_at is not null and p.resolved_at is null then true
         when p.resolution = 'dismiss' then true
-        when p.outcome = 'paid' then o.status is not distinct from 'paid'
         else coalesce(r.state, '') in ('due', 'sent', 'confirmed')
       end
       union all
@@ -103,6 +103,77 @@ export const invariants: readonly Invariant[] = [
         and coalesce(a.ended_at, 'infinity') > o.cancelled_at`,
   },
   {
+    name: 'what was cancelled by somebody is not reinstated',
+    breaches: `
+      select back.order_id::text as subject, ended.data ->> 'reason' as found
+      from events back
+      join events ended on ended.order_id = back.order_id and ended.type = 'order.cancelled'
+      where back.type = 'order.reinstated' and ended.data ->> 'reason' <> 'payment_timeout'`,
+  },
+  {
+    name: 'money that pays an order is what the order costs, unless a person accepted it or is told',
+    breaches: `
+      select p.id::text as subject, format('%s %s for %s %s', p.amount, p.currency, o.amount, o.currency) as found
+      from payments p
+      join orders o on o.id = p.order_id
+      where p.outcome = 'paid' and (p.amount, p.currency) is distinct from (o.amount, o.currency)
+        and p.resolution is distinct from 'accept' and p.listed_for is distinct from 'restated'`,
+  },
+  {
+    name: 'nothing goes back by itself but what a provider verified, and what goes back has a refund',
+    breaches: `
+      select r.id::text as subject, format('%s, %s', p.outcome, p.provider) as found
+      from refunds r
+      join payments p on p.id = r.payment_id
+      where r.actor = 'policy' and (not p.verified or p.order_id is null)
+      union all
+      select p.id::text, 'goes back, without a refund' from payments p
+      where p.goes_back and not exists (select from refunds r where r.payment_id = p.id)
+      union all
+      select p.id::text, 'paid its order and goes back, ' || r.state from payments p
+      join refunds r on r.payment_id = p.id
+      where p.outcome = 'paid' and r.state <> 'failed' and p.resolution is distinct from 'refund'`,
+  },
+  {
+    name: 'a refund that is not at its end is tried again, one that failed is on the work list or was',
+    breaches: `
+      select r.id::text as subject, format('%s, try at %s, listed %s', r.state, r.try_at, p.listed_at) as found
+      from refunds r
+      join payments p on p.id = r.payment_id
+      where (r.state in ('due', 'sent')) <> (r.try_at is not null) or r.state = 'failed' and p.listed_at is null`,
+  },
+  {
+    name: 'no attempt is opened behind the fence, and the attempts of settled orders are closed',
+    breaches: `
+      select o.id::text as subject, format('fenced %s, attempt of %s', o.closing_at, a.created_at) as found
+      from orders o
+      join payment_attempts a on a.order_id = o.id and a.created_at > o.closing_at
+      union all
+      select a.id::text, format('%s, order %s', a.state, o.status)
+      from payment_attempts a
+      join orders o on o.id = a.order_id
+      where o.status <> 'pending_payment' and a.ended_at is null and a.ask_at is null`,
+  },
+  {
+    name: 'an attempt that was paid has its payment, and each end is told once',
+    breaches: `
+      select a.id::text as subject, a.provider as found from payment_attempts a
+      where a.state = 'paid'
+        and not exists (select from payments p where p.order_id = a.order_id and p.provider = a.provider)
+      union all
+      select a.id::text, format('%s, told %s', a.state, coalesce(string_agg(e.type, ' ' order by e.seq), 'nothing'))
+      from payment_attempts a
+      left join events e on e.order_id = a.order_id and e.data ->> 'attemptId' = a.id::text
+        and e.type in ('attempt.closed', 'attempt.refused', 'attempt.paid')
+      group by a.id
+      -- What was closed or refused and then brings money after all is told as both.
+      having coalesce(string_agg(e.type, ' ' order by e.seq), '') not in (
+        case when a.ended_at is null then '' else 'attempt.' || a.state end,
+        case when a.state = 'paid' then 'attempt.closed attempt.paid' else '' end,
+        case when a.state = 'paid' then 'attempt.refused attempt.paid' else '' end
+      )`,
+  },
+  {
     name: 'no pending order is overdue by more than 3 s, unless its clock stands still or money may still come',
     needsWorker: true,
     breaches: `
@@ -129,7 +200,7 @@ export const invariants: readonly Invariant[] = [
       from events ended
       join events later on later.order_id = ended.order_id and later.seq > ended.seq
       where ended.type in ('order.paid', 'order.cancelled', 'order.reinstated')
-        and later.type !~ '^(payment|refund|attempt)\\.'
+        and later.type !~ '^(payment|refund)\\.|^attempt\\.(closed|paid|refused)$'
         and not (ended.type = 'order.cancelled' and later.type = 'order.reinstated')`,
   },
 ];

@@ -99,6 +99,8 @@ create table refunds (
   -- due: to be sent. sent: the provider took it. confirmed: it told that it is done. failed: a person must see to it.
   state text not null default 'due',
   provider_refund_id text,
+  -- Under which keys it was sent before and refused: the provider may still say something of them.
+  former_ids uuid[] not null default '{}',
   -- Who decided that it goes back: policy, or a person.
   actor text not null,
   due_at timestamptz(3) not null,
@@ -120,6 +122,7 @@ create table refunds (
 );
 
 create index refunds_try on refunds (try_at) where try_at is not null;
+create index refunds_former on refunds using gin (former_ids) where former_ids <> '{}';
 create index refunds_provider_refund on refunds (provider_refund_id) where provider_refund_id is not null;
 
 -- A freeze may be of some orders only. Null: whatever it is.

@@ -277,7 +277,7 @@ describe('a question that is due by itself', () => {
     const order = await place(shop.orders);
     const used = await openAttempt(shop.orders, order.id);
     const unused = await openAttempt(shop.orders, order.id, 'bank');
-    await shop.orders.pay(aPayment(order, { verified: true, attemptId: used.id }));
+    await shop.orders.pay(aPayment(order, { provider: 'wallet', verified: true, attemptId: used.id }));
     const due = (await shop.orders.claimDueAsks(1000)).filter(({ orderId }) => orderId === order.id);
     expect(due).toMatchObject([{ id: unused.id, how: 'close' }]);
     await shop.orders.recordVerdict({ attemptId: unused.id, verdict: 'unknown', actor: 'test' });
@@ -289,7 +289,9 @@ test('a wrong amount ends its attempt, and the order may be paid by another', as
   const order = await place(shop.orders);
   const attempt = await openAttempt(shop.orders, order.id);
   expect(
-    await shop.orders.pay(aPayment(order, { amount: 1, verified: true, attemptId: attempt.id })),
+    await shop.orders.pay(
+      aPayment(order, { provider: 'wallet', amount: 1, verified: true, attemptId: attempt.id }),
+    ),
   ).toMatchObject({ outcome: 'amount_mismatch', payment: { refund: { state: 'due' } } });
   expect(await fence(order.id)).toMatchObject({ count: 0 });
   await openAttempt(shop.orders, order.id);

@@ -55,9 +55,13 @@ export const attemptColumns = `
 /** How long before the deadline a provider is asked by itself, ms: a lost notice of a payment is noticed in time. */
 const askBeforeMs = 60_000;
 
-/** SQL: when the provider of an open attempt of `o` is asked by itself; null where the deadline is near, or there is none. */
+/**
+ * SQL: when the provider of an open attempt of `o` is asked by itself; null where the deadline is near. Where there is none
+ * it is asked once a day.
+ */
 const nextAsk = (now: string): string => `case
-        when o.expire_at < 'infinity' and o.expire_at - interval '${askBeforeMs} ms' > ${now}
+        when o.expire_at = 'infinity' then ${now} + interval '1 day'
+        when o.expire_at - interval '${askBeforeMs} ms' > ${now}
           then o.expire_at - interval '${askBeforeMs} ms'
       end`;
 
@@ -464,6 +468,30 @@ const countDueAsks: Statement = {
 export async function dueAskCount(db: Queryable, provider: string): Promise<number> {
   const [row] = await db.query<{ count: number }>(countDueAsks, [provider]);
   return row?.count ?? 0;
+}
+
+const readOneToAsk: Statement = {
+  name: 'attempt_one_to_ask',
+  text: `
+    with newest as materialized (
+      select * from payment_attempts a where a.provider = $1 order by a.id desc limit 100
+    )
+    select ${askColumns}
+    from newest a
+    join orders o on o.id = a.order_id
+    where a.provider_attempt_id is not null or a.ended_at is null
+    -- Any of them: the provider may have trouble with one.
+    order by a.provider_attempt_id is null, a.ended_at is not null, random()
+    limit 1`,
+};
+
+/**
+ * An attempt of a provider to ask it about, just to see whether it answers: one of its newest, an open one where there
+ * is one.
+ */
+export async function attemptToAsk(db: Queryable, provider: string): Promise<AttemptToAsk | undefined> {
+  const [row] = await db.query<AttemptToAsk>(readOneToAsk, [provider]);
+  return row;
 }
 
 const countHeld: Statement = {

@@ -6,8 +6,10 @@ import {
   expectConsistent,
   makeDue,
   onePolicy,
+  openAttempt,
   openTestOrders,
   place,
+  placeMany,
   type TestOrders,
 } from './testing.ts';
 
@@ -210,6 +212,58 @@ describe('by policy', () => {
   });
 });
 
+describe('in one batch', () => {
+  test('several notices of one capture end its attempt once', async () => {
+    const order = await place(shop.orders);
+    const one = await openAttempt(shop.orders, order.id, 'wallet');
+    await openAttempt(shop.orders, order.id, 'bank');
+    const notice = verified(order, { provider: 'wallet', amount: 1, attemptId: one.id });
+    // Those that come first keep the next ones company.
+    const others = await placeMany(shop.orders, 3);
+    await Promise.all([
+      ...others.map((other) => shop.orders.pay(aPayment(other))),
+      ...[1, 2, 3].map(() => shop.orders.pay(notice)),
+    ]);
+    await makeDue(shop.database, [order]);
+    expect((await shop.orders.expire([order.id], 'test')).get(order.id)).toMatchObject({ answer: 'closing' });
+    expect((await types(order.id)).filter((type) => type === 'attempt.paid').length).toBe(1);
+  });
+
+  test('what cannot be reinstated is late, and so is what comes after it', async () => {
+    const { orders } = shop.another({ policies: onePolicy({ lateMoney: 'reinstate' }) });
+    await orders.setStock('gone', 1);
+    const order = await aCancelled(orders, 'gone');
+    await orders.setStock('gone', 0);
+    const answers = await Promise.all(
+      ['one', 'two'].map((n) => orders.pay(verified(order, { providerPaymentId: `${n} for ${order.id}` }))),
+    );
+    expect(answers.map(({ outcome }) => outcome)).toEqual(['late', 'late']);
+  });
+
+  test('what is reinstated is paid, and what comes after it is a duplicate', async () => {
+    const { orders } = shop.another({ policies: onePolicy({ lateMoney: 'reinstate' }) });
+    const order = await aCancelled(orders);
+    const answers = await Promise.all(
+      ['one', 'two'].map((n) => orders.pay(verified(order, { providerPaymentId: `${n} for ${order.id}` }))),
+    );
+    expect(answers.map(({ outcome }) => outcome)).toEqual(['paid', 'duplicate']);
+  });
+});
+
+test('an orderless capture that two processes name for two orders pays one of them', async () => {
+  const other = shop.another();
+  for (let n = 0; n < 30; n += 1) {
+    const [a, b] = [await place(shop.orders), await place(shop.orders)];
+    const providerPaymentId = `whose ${n}`;
+    await shop.orders.pay(verified(a, { orderId: null, providerPaymentId }));
+    const answers = await Promise.all([
+      shop.orders.pay(verified(a, { providerPaymentId })),
+      other.orders.pay(verified(b, { providerPaymentId })),
+    ]);
+    expect(answers.map(({ outcome }) => outcome).toSorted()).toEqual(['paid', 'payment_conflict']);
+  }
+});
+
 describe('the provider knows better than who told before:', () => {
   test('a wrong amount that was only reported pays when the provider tells the right one', async () => {
     const order = await place(shop.orders);
@@ -309,6 +363,17 @@ describe('a refund', () => {
     ]);
   });
 
+  test('that was refused, sent again, and told to have arrived at first is not sent again', async () => {
+    const { order, paymentId, refundId } = await aRefund();
+    await record(refundId, { state: 'refused', reason: 'no balance', actor });
+    await decide(paymentId, 'refund');
+    const providerRefundId = `re ${refundId}`;
+    expect(await record(refundId, { state: 'confirmed', providerRefundId, actor })).toBe('confirmed');
+    const [payment] = await shop.orders.payments(order.id);
+    expect(payment?.refund).toMatchObject({ state: 'confirmed' });
+    expect((await shop.orders.claimRefunds(1000)).some(({ id }) => id === payment?.refund?.id)).toBe(false);
+  });
+
   test('that was confirmed and comes back from the bank days later is shown to a person', async () => {
     const { paymentId, refundId } = await aRefund();
     await record(refundId, { state: 'confirmed', providerRefundId: `re ${refundId}`, actor });
@@ -341,6 +406,7 @@ describe('a refund', () => {
     });
     const [payment] = await shop.orders.payments(order.id);
     expect(payment?.refund?.id).not.toBe(refundId);
+    expect(await record(refundId, { state: 'unknown', reason: 'of the first try', actor })).toBeUndefined();
     await record(payment?.refund?.id ?? '', { state: 'refused', reason: 'closed account', actor });
     expect(await isListed(paymentId)).toBe(true);
     expect(await decide(paymentId, 'dismiss')).toMatchObject({ outcome: 'resolved' });

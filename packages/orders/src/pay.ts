@@ -95,11 +95,17 @@ const readCaptures: Statement = {
     select
       p.id, p.order_id as "orderId", p.provider, p.provider_payment_id as "providerPaymentId", p.outcome, p.verified,
       p.amount, p.currency, p.resolution is not null as "isResolved"
-    from unnest($1::text[], $2::text[]) as told (provider, provider_payment_id)
+    from (
+      select distinct provider, provider_payment_id
+      from unnest($1::text[], $2::text[]) as told (provider, provider_payment_id)
+      order by provider, provider_payment_id
+    ) as told
     cross join lateral (
       select * from payments p
       where p.provider = told.provider and p.provider_payment_id = told.provider_payment_id
       limit 1
+      -- What stands without an order is kept still by no order's lock.
+      for no key update
     ) as p`,
 };
 
@@ -218,8 +224,8 @@ const endPaidAttempts: Statement = {
     ), locked as materialized (
       select a.id, a.order_id, a.provider, a.ended_at is null as was_open, told.actor
       from payment_attempts a
-      join jsonb_to_recordset($1::jsonb) as told ("attemptId" uuid, "orderId" uuid, actor text)
-        on a.id = told."attemptId" and a.order_id = told."orderId"
+      join jsonb_to_recordset($1::jsonb) as told ("attemptId" uuid, "orderId" uuid, provider text, actor text)
+        on a.id = told."attemptId" and a.order_id = told."orderId" and a.provider = told.provider
       where a.state <> 'paid'
       order by a.id
       for no key update of a
@@ -311,16 +317,24 @@ async function commitPayments(
       requests.map(({ providerPaymentId }) => providerPaymentId),
     ]),
   ]);
-  const decide = (order: LockedOrder, request: PayRequest): Decision =>
-    decidePayment(order, request, lateMoney(order));
-  const verdicts = await settleReinstatements(tx, decideBatch(drafts, claims, orders, captures, decide));
+  const shelf = await lockShelf(tx, orders, requests, lateMoney);
+  const decide = (order: LockedOrder, request: PayRequest): Decision => {
+    const decision = decidePayment(order, request, lateMoney(order));
+    if (decision.does !== 'reinstate') return decision;
+    if (shelf.take(order.id)) return { ...decision, outcome: 'paid' };
+    return { outcome: 'late', ...wayBack(request.verified, 'refund') };
+  };
+  const verdicts = decideBatch(drafts, claims, orders, captures, decide);
   const told = verdicts.filter((verdict) => verdict.kind === 'record');
   const amended = verdicts.flatMap(({ amend }) => amend ?? []);
-  const ended = verdicts.flatMap((verdict, n) => {
-    const { attemptId, orderId, actor } = requests[n] ?? {};
-    const isTold = verdict.kind === 'record' || verdict.kind === 'repeat';
-    return isTold && attemptId !== undefined ? [{ attemptId, orderId, actor }] : [];
-  });
+  const ended = new Map<string, Pick<PayRequest, 'attemptId' | 'orderId' | 'provider' | 'actor'>>();
+  for (const [n, { kind }] of verdicts.entries()) {
+    const request = requests[n];
+    if (request?.attemptId === undefined || (kind !== 'record' && kind !== 'repeat')) continue;
+    // Several notices of one capture end its attempt once.
+    const { attemptId, orderId, provider, actor } = request;
+    ended.set(attemptId, { attemptId, orderId, provider, actor });
+  }
   const keys = verdicts.flatMap((verdict, n): KeptKey[] => {
     const idempotency = requests[n]?.idempotency;
     if (verdict.kind === 'refuse' || verdict.kind === 'replay' || idempotency === undefined) return [];
@@ -330,7 +344,7 @@ async function commitPayments(
   const answered = verdicts.filter((verdict) => verdict.kind !== 'refuse');
   // Sent together, run in this order: the answers are read as the writes left them.
   const recording = Promise.all([
-    ended.length === 0 ? undefined : tx.query(endPaidAttempts, [JSON.stringify(ended)]),
+    ended.size === 0 ? undefined : tx.query(endPaidAttempts, [JSON.stringify([...ended.values()])]),
     told.length === 0 && keys.length === 0
       ? undefined
       : tx.query(recordPayments, [rowsOf(told), JSON.stringify(keys)]),
@@ -362,29 +376,42 @@ async function commitPayments(
   });
 }
 
-/** Sees whether the stock of those that would be reinstated is still there; the others go back, or to a person. */
-async function settleReinstatements(
+/** The stock of orders that may be reinstated. */
+interface Shelf {
+  /** Takes what an order needs, if all of it is there. */
+  take(orderId: string): boolean;
+}
+
+/** Locks the stock of the orders that some of the payments may reinstate. Mostly there are none. */
+async function lockShelf(
   tx: Transaction,
-  verdicts: readonly Verdict[],
-): Promise<readonly Verdict[]> {
-  const ids = verdicts.flatMap((verdict) =>
-    verdict.kind === 'record' && verdict.does === 'reinstate' ? [verdict.orderId ?? ''] : [],
-  );
-  if (ids.length === 0) return verdicts;
+  orders: readonly LockedOrder[],
+  requests: readonly PayRequest[],
+  lateMoney: (order: LockedOrder) => LateMoney,
+): Promise<Shelf> {
+  const byId = new Map(orders.map((order) => [order.id, order]));
+  const ids = requests.flatMap((request) => {
+    const order = byId.get(request.orderId ?? '');
+    if (order?.status !== 'cancelled') return [];
+    return decidePayment(order, request, lateMoney(order)).does === 'reinstate' ? [order.id] : [];
+  });
+  if (ids.length === 0) return { take: () => false };
   const [found] = await tx.query<Reinstatable>(lockReinstatable, [ids]);
   if (found === undefined) throw new Error('stock could not be read');
   const itemsById = new Map(found.orders.map(({ id, items }) => [id, items]));
-  const levels = new Map(found.stock.map(({ sku, ...level }) => [sku, level]));
-  const { allocations } = allocate(
-    levels,
-    ids.map((id) => itemsById.get(id) ?? []),
-  );
-  const isThere = new Map(ids.map((id, n) => [id, allocations[n]?.outcome === 'held']));
-  return verdicts.map((verdict): Verdict => {
-    if (verdict.kind !== 'record' || verdict.does !== 'reinstate') return verdict;
-    if (isThere.get(verdict.orderId ?? '') === true) return { ...verdict, outcome: 'paid' };
-    return { ...verdict, ...wayBack(verdict.draft.request.verified, 'refund') };
-  });
+  const levels = new Map(found.stock.map(({ sku, ...level }): [string, StockLevel] => [sku, level]));
+  return {
+    take(orderId) {
+      const items = itemsById.get(orderId) ?? [];
+      const { allocations, holds } = allocate(levels, [items]);
+      if (items.length === 0 || allocations[0]?.outcome !== 'held') return false;
+      for (const [sku, quantity] of holds) {
+        const { onHand = null, held = 0 } = levels.get(sku) ?? {};
+        levels.set(sku, { onHand, held: held + quantity });
+      }
+      return true;
+    },
+  };
 }
 
 function rowsOf(told: readonly Recorded[]): string {

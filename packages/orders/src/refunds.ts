@@ -1,4 +1,4 @@
-import { transaction, type Database, type Queryable, type Statement } from '@lapse/runtime';
+import { transaction, type Database, type Queryable, type Statement, type Transaction } from '@lapse/runtime';
 import { claimMs } from './attempts.ts';
 import { refundColumns, type Refund } from './refund-row.ts';
 
@@ -75,6 +75,10 @@ const lockIts = (name: string, condition: string): Statement => ({
 });
 
 const lockById = lockIts('refund_lock_by_id', 'r.id = $1::uuid');
+const lockByFormerId = lockIts(
+  'refund_lock_by_former_id',
+  "r.former_ids <> '{}' and r.former_ids @> array[$1::uuid]",
+);
 const lockByProvider = lockIts('refund_lock_by_provider', 'p.provider = $1 and r.provider_refund_id = $2');
 
 const save: Statement = {
@@ -129,10 +133,8 @@ export function recordRefund(
   verdict: RefundVerdict,
 ): Promise<Refund['state'] | undefined> {
   return transaction(database, async (tx) => {
-    const [locked] =
-      'refundId' in name
-        ? await tx.query<{ id: string }>(lockById, [name.refundId])
-        : await tx.query<{ id: string }>(lockByProvider, [name.provider, name.providerRefundId]);
+    const locked =
+      'refundId' in name ? await lockNamed(tx, name.refundId, verdict.state) : await lockTold(tx, name);
     if (locked === undefined) return undefined;
     const [saved] = await tx.query<{ state: Refund['state'] }>(save, [
       locked.id,
@@ -143,6 +145,26 @@ export function recordRefund(
     ]);
     return saved?.state;
   });
+}
+
+/** Locks a refund by our id. Of one under which it was sent before only this counts: that it arrived after all. */
+async function lockNamed(
+  tx: Transaction,
+  refundId: string,
+  state: RefundVerdict['state'],
+): Promise<{ id: string } | undefined> {
+  const [named] = await tx.query<{ id: string }>(lockById, [refundId]);
+  if (named !== undefined || state !== 'confirmed') return named;
+  const [former] = await tx.query<{ id: string }>(lockByFormerId, [refundId]);
+  return former;
+}
+
+async function lockTold(
+  tx: Transaction,
+  { provider, providerRefundId }: { provider: string; providerRefundId: string },
+): Promise<{ id: string } | undefined> {
+  const [told] = await tx.query<{ id: string }>(lockByProvider, [provider, providerRefundId]);
+  return told;
 }
 
 const countOpen: Statement = {

@@ -78,7 +78,7 @@ const resolve: Statement = {
       where $2 = 'refund'
       -- One that was refused. A refusal may be final for its idempotency key: it goes under a new one.
       on conflict (payment_id) do update set
-        id = excluded.id, state = 'due', actor = excluded.actor, try_at = excluded.try_at, failed_at = null,
+        id = excluded.id, former_ids = array_append(r.former_ids, r.id), state = 'due', actor = excluded.actor, try_at = excluded.try_at, failed_at = null,
         provider_refund_id = null, first_sent_at = null, sent_at = null, try_count = 0, last_reason = null
       where r.state = 'failed'
     ), logged as (

@@ -29,6 +29,9 @@ const armBatchSize = 200;
 /** Most jobs of a partition that `armMany` and `disarmMany` take in one go. */
 const pageSize = 500;
 
+/** Pages of a partition that are under way together: while Redis takes one, the next is written. */
+const pagesTogether = 2;
+
 /** How long `stop` waits for what is under way, ms. */
 const stopWaitMs = 2000;
 
@@ -309,16 +312,22 @@ export function createDeadlines(options: {
   };
 }
 
-/** Does what belongs to each partition in pages, one page after the other, all partitions together. */
+/** Does what belongs to each partition in pages, a few at a time, all partitions together. */
 async function inPages<Job extends JobAddress>(
   jobs: readonly Job[],
   work: (partition: number, page: readonly Job[]) => Promise<void>,
 ): Promise<void> {
   await Promise.all(
     [...Map.groupBy(jobs, ({ partition }) => partition)].map(async ([partition, all]) => {
-      for (let start = 0; start < all.length; start += pageSize) {
-        await work(partition, all.slice(start, start + pageSize));
-      }
+      let next = 0;
+      const lane = async (): Promise<void> => {
+        while (next < all.length) {
+          const page = all.slice(next, next + pageSize);
+          next += pageSize;
+          await work(partition, page);
+        }
+      };
+      await Promise.all(Array.from({ length: pagesTogether }, lane));
     }),
   );
 }

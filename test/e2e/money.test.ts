@@ -128,17 +128,15 @@ describe.concurrent('a customer', () => {
     await shop.until(order.id, outcome === 'paid' ? 'paid' : 'cancelled');
   });
 
-  test('whose payment is told after the order was cancelled gets the money back', async () => {
-    const order = await shop.place({ windowMs: 1000 });
-    await shop.until(order.id, 'cancelled');
-    const { attempt } = await shop.begin();
-    // Money for the cancelled order, as from a page that nobody knew of.
-    const paid = shop.sandbox.pay(attempt.id);
-    if (paid.outcome !== 'paid') throw new Error('not paid');
-    await shop.until(attempt.orderId, 'paid');
-    expect(await hook(paidNotice(order, { providerPaymentId: `late ${order.id}` }))).toBe(200);
-    // The sandbox does not know this capture and refuses to return it: a person is told.
-    expect(await untilListed(order.id)).toMatchObject({ outcome: 'late', listedFor: 'refund_failed' });
+  test('who pays after the order was cancelled gets the money back', async () => {
+    const stuck = { failCount: 1000, faultyCalls: ['close'] } as const;
+    const { order, attempt } = await shop.begin({ behaviour: stuck });
+    await shop.fleet.client.cancel(order.id, 'merchant');
+    shop.sandbox.pay(attempt.id);
+    await untilRefund(order.id, 'confirmed');
+    shop.sandbox.setBehaviour({ failCount: 0 }, attempt.id);
+    expect(await shop.fleet.client.order(order.id)).toMatchObject({ status: 'cancelled' });
+    expect(await refundCount(order.id)).toBe(1);
   });
 
   test('who pays twice gets the second payment back', async () => {
@@ -380,6 +378,13 @@ describe.concurrent('a refund', () => {
     expect(await shop.fleet.client.dismissPayment(listed.id, 'returned by transfer')).toMatchObject({
       resolution: 'dismiss',
     });
+  });
+
+  test('of money that the provider does not know is shown to a person', async () => {
+    const order = await shop.place({ windowMs: 1000 });
+    await shop.until(order.id, 'cancelled');
+    expect(await hook(paidNotice(order, { providerPaymentId: `late ${order.id}` }))).toBe(200);
+    expect(await untilListed(order.id)).toMatchObject({ outcome: 'late', listedFor: 'refund_failed' });
   });
 
   test('that fails days later is shown to a person', async () => {

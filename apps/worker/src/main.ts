@@ -22,6 +22,7 @@ import { closer } from './closer.ts';
 import { drift } from './drift.ts';
 import { watchMoney } from './money.ts';
 import { partitionsInUse } from './partitions.ts';
+import { providerFreeze, type ProviderFreeze } from './provider-freeze.ts';
 import { rebuild } from './rebuild.ts';
 import { refunder } from './refunder.ts';
 import { sweeper } from './sweeper.ts';
@@ -43,6 +44,7 @@ await runMain(async () => {
     'retentionDays',
     'policiesFile',
     'logLevel',
+    'freezeAfterSeconds',
     ...providerSettings,
   ]);
   const { redisUrl } = settings;
@@ -56,7 +58,19 @@ await runMain(async () => {
   const deadlines = createDeadlines({ redisUrl, log, metrics });
   const clock = watchClock({ clockOffsetMs: () => orders.clockOffsetMs(), log, metrics });
   watchBacklog({ orders, metrics });
-  const providers = createProviders(settings, { log, metrics });
+  const providers = createProviders(settings, {
+    log,
+    metrics,
+    onBreaker: (state, provider) => freezing.hear(state, provider),
+  });
+  const { freezeAfterSeconds } = settings;
+  const freezing: ProviderFreeze = providerFreeze({
+    orders,
+    providers,
+    freezeAfterMs: freezeAfterSeconds === undefined ? undefined : freezeAfterSeconds * 1000,
+    log,
+    metrics,
+  });
   const close = closer({ orders, deadlines, providers, log, metrics });
   const sweep = sweeper({ orders, close: (answers) => close.take(answers), log, metrics });
   watchMoney({ orders, metrics });
@@ -106,6 +120,7 @@ await runMain(async () => {
       refunder({ orders, providers, log, metrics }),
       brakeAlarm({ orders, log, metrics }),
       thaw({ orders, deadlines, log }),
+      freezing,
       rebuild({ orders, deadlines, partitions, log, metrics }),
       drift({ orders, deadlines, partitions, clock, log, metrics }),
       janitor({ orders, log, metrics, retentionDays: settings.retentionDays }),

@@ -129,33 +129,58 @@ export const freezeColumns = `
   f.reason, f.actor, f.frozen_at as "frozenAt", f.thawing_at as "thawingAt",
   f.done_at as "doneAt", f.released_by as "releasedBy", f.extend_ms as "extendMs"`;
 
-const insertFreeze: Statement = {
-  name: 'freeze',
+const insertStatement = (name: string, condition: string): Statement => ({
+  name,
   text: `
     insert into freezes as f (id, reason, actor, channel, payment_method, provider, frozen_at)
-    values ($1, $2, $3, $4, $5, $6, date_trunc('milliseconds', clock_timestamp()))
+    select $1::uuid, $2::text, $3::text, $4::text, $5::text, $6::text, date_trunc('milliseconds', clock_timestamp())
+    where ${condition}
     returning ${freezeColumns}`,
-};
+});
+
+const insertFreeze = insertStatement('freeze', 'true');
+const insertOnly = insertStatement(
+  'freeze_once',
+  `not exists (select from freezes other where other.actor = $3 and other.state = 'frozen')`,
+);
+
+/** A wish to stop the clock, and why. */
+export interface FreezeRequest {
+  readonly reason: string;
+  readonly actor: string;
+  readonly scope?: FreezeScope;
+}
 
 /** Stops the clock of every pending order in scope. When it returns, none of them is cancelled for time any more. */
-export function freeze(
+export async function freeze(database: Database, request: FreezeRequest): Promise<Freeze> {
+  const row = await write(database, insertFreeze, request);
+  if (row === undefined) throw new Error('a freeze was not written');
+  return row;
+}
+
+/**
+ * Stops the clock in the same way, unless a freeze of the same actor stands: of the processes that find at the same time
+ * that a provider is away, one freezes.
+ *
+ * @returns undefined where one stands
+ */
+export function freezeOnce(database: Database, request: FreezeRequest): Promise<Freeze | undefined> {
+  return write(database, insertOnly, request);
+}
+
+/** Writes a freeze under the lock: a statement behind it sees what was frozen before. */
+function write(
   database: Database,
-  request: { reason: string; actor: string; scope?: FreezeScope },
-): Promise<Freeze> {
+  statement: Statement,
+  request: FreezeRequest,
+): Promise<Freeze | undefined> {
   const { reason, actor, scope: { channel = null, paymentMethod = null, provider = null } = {} } = request;
   return transaction(
     database,
     async (tx) => {
       await takeFreezeLock(tx);
-      const [row] = await tx.query<Freeze>(insertFreeze, [
-        uuidv7(),
-        reason,
-        actor,
-        channel,
-        paymentMethod,
-        provider,
-      ]);
-      if (row === undefined) throw new Error('a freeze was not written');
+      const values = [uuidv7(), reason, actor, channel, paymentMethod, provider];
+      const [row] = await tx.query<Freeze>(statement, values);
       return row;
     },
     freezePatience,
@@ -214,6 +239,16 @@ const takeMoverLock: Statement = {
   name: 'thaw_mover_lock',
   text: `select pg_try_advisory_xact_lock(${freezeLock}, 1) as taken`,
 };
+const readFrozenBy: Statement = {
+  name: 'read_frozen_by',
+  text: `select ${freezeColumns} from freezes f where f.state = 'frozen' and f.actor = any ($1::text[])`,
+};
+
+/** The freezes of these actors that nobody has thawed. */
+export function frozenBy(db: Queryable, actors: readonly string[]): Promise<Freeze[]> {
+  return db.query<Freeze>(readFrozenBy, [actors]);
+}
+
 
 const findThaw: Statement = {
   name: 'thaw_find',

@@ -1,6 +1,7 @@
 import { fileURLToPath } from 'node:url';
 import { queryable, type Database } from '@lapse/runtime';
 import {
+  attemptToAsk,
   beginAttempt,
   claimDueAsks,
   countHeldAttempts,
@@ -48,11 +49,13 @@ import {
   activeFreeze,
   findFreeze,
   freeze,
+  freezeOnce,
+  frozenBy,
   listFreezes,
   thaw,
   thawStep,
   type Freeze,
-  type FreezeScope,
+  type FreezeRequest,
   type ThawStep,
 } from './freeze.ts';
 import { purgeIdempotencyKeys, type KeyBlocks, type Purge } from './idempotency.ts';
@@ -164,6 +167,8 @@ export interface Orders {
   openRefunds(): Promise<{ readonly due: number; readonly sent: number; readonly oldestMs: number }>;
   /** Does what a person decided about a payment on the work list. */
   decideWork(decision: WorkDecision): Promise<WorkAnswer>;
+  /** One of a provider's newest attempts, to see whether it answers. */
+  attemptToAsk(provider: string): Promise<AttemptToAsk | undefined>;
 
   find(id: string): Promise<Order | undefined>;
   list(filter: OrderFilter): Promise<OrderPage>;
@@ -176,7 +181,11 @@ export interface Orders {
   readStock(sku: string): Promise<Stock | undefined>;
   listStock(page: { after: string; limit: number }): Promise<Stock[]>;
 
-  freeze(request: { reason: string; actor: string; scope?: FreezeScope }): Promise<Freeze>;
+  freeze(request: FreezeRequest): Promise<Freeze>;
+  /** Freezes unless a freeze of the same actor stands. */
+  freezeOnce(request: FreezeRequest): Promise<Freeze | undefined>;
+  /** The freezes of these actors that nobody has thawed. */
+  frozenBy(actors: readonly string[]): Promise<Freeze[]>;
   thaw(id: string): Promise<Freeze | undefined>;
   thawStep(limit: number, from?: Date): Promise<ThawStep>;
   activeFreeze(): Promise<Freeze | undefined>;
@@ -266,6 +275,7 @@ export function createOrders(options: {
 
     freeze: (request) => freeze(database, request),
     thaw: (id) => thaw(database, id),
+    attemptToAsk: (provider) => attemptToAsk(db, provider),
     thawStep: (limit, from) => thawStep(database, limit, from),
     activeFreeze: () => activeFreeze(database),
     freezes: (limit) => listFreezes(db, limit),
@@ -286,3 +296,5 @@ export function createOrders(options: {
     removeSettled: (request) => removeSettled(database, request),
   };
 }
+    freezeOnce: (request) => freezeOnce(database, request),
+    frozenBy: (actors) => frozenBy(db, actors),

@@ -223,6 +223,12 @@ describe('bounds:', () => {
     ['LAPSE_SANDBOX_PROVIDER_SECRET', 'sandboxProviderSecret', goodSecrets, badSecrets],
     ['LAPSE_PROVIDER_RATE', 'providerRate', ['1', '10000'], ['0', '2.5']],
     ['LAPSE_PROVIDER_TIMEOUT_MS', 'providerTimeoutMs', ['100', '60000'], ['99', '60001']],
+    [
+      'LAPSE_FREEZE_ON_PROVIDER_FAILURE',
+      'freezeAfterSeconds',
+      ['off', 'on', '1', '9999'],
+      ['0', '10000', 'yes', '1.5'],
+    ],
     ['LAPSE_LOG_LEVEL', 'logLevel', ['trace', 'silent'], ['INFO']],
     ['LAPSE_TEST_SERVERS', 'testServers', ['embedded', 'containers', 'external'], ['docker']],
     ['DATABASE_URL', 'databaseUrl', [databaseUrl, 'postgresql://db/x'], ['mysql://db/x', '127.0.0.1:5432']],

@@ -146,6 +146,18 @@ const catalog = {
     variable: 'LAPSE_PROVIDER_TIMEOUT_MS',
     schema: z.coerce.number().int().min(100).max(60_000).default(8000),
   },
+  /**
+   * Seconds that a payment provider must be away until the clock of its orders is stopped by itself, 1 to 9999; `on`: 30;
+   * `off`, the default: it never is.
+   */
+  freezeAfterSeconds: {
+    variable: 'LAPSE_FREEZE_ON_PROVIDER_FAILURE',
+    schema: z
+      .string()
+      .regex(/^(off|on|[1-9]\d{0,3})$/, 'must be off, on, or a number of seconds from 1 to 9999')
+      .default('off')
+      .transform((after) => (after === 'off' ? undefined : after === 'on' ? 30 : Number(after))),
+  },
   /** Least level that is logged. Default `info`. */
   logLevel: {
     variable: 'LAPSE_LOG_LEVEL',

@@ -1,0 +1,168 @@
+import { waitFor } from '@lapse/devstack';
+import type { Freeze } from '@lapse/orders';
+import type { PaymentProvider } from '@lapse/payments';
+import { createMetrics } from '@lapse/runtime';
+import { beforeEach, expect, test } from 'vitest';
+import { providerFreeze, type ProviderFreeze } from './provider-freeze.ts';
+import { openStage, silent, type Stage } from './testing.ts';
+
+let stage: Stage;
+let workers: ProviderFreeze[];
+
+beforeEach(async () => {
+  stage = await openStage();
+  workers = [];
+  await stage.orders.setStock('a', null);
+  return async () => {
+    await Promise.all(workers.map((worker) => worker.stop()));
+    await stage.close();
+  };
+});
+
+/** A provider that answers questions while `isUp`, and counts them. */
+function aBank() {
+  const bank = { isUp: true, questionCount: 0 };
+  const unsaid = { reason: 'the bank is away' };
+  const provider: PaymentProvider = {
+    name: 'bank',
+    idempotencyWindowMs: 1000,
+    look: () => {
+      bank.questionCount += 1;
+      return Promise.resolve(bank.isUp ? { verdict: 'open' } : { verdict: 'unknown', ...unsaid });
+    },
+    open: () => Promise.resolve({ outcome: 'unknown', ...unsaid }),
+    close: () => Promise.resolve({ verdict: 'unknown', ...unsaid }),
+    refund: () => Promise.resolve({ state: 'unknown', ...unsaid }),
+    findRefund: () => Promise.resolve({ state: 'unknown', ...unsaid }),
+    readWebhook: () => ({ outcome: 'forged', reason: 'it is' }),
+  };
+  return { bank, provider };
+}
+
+/** A process that knows of the provider. */
+async function startWorker(
+  { provider }: { provider: PaymentProvider },
+  freezeAfterMs: number | 'never' = 1,
+): Promise<{ worker: ProviderFreeze; isFrozen: () => Promise<number | undefined> }> {
+  const metrics = createMetrics();
+  const worker = providerFreeze({
+    orders: stage.orders,
+    providers: new Map([[provider.name, provider]]),
+    freezeAfterMs: freezeAfterMs === 'never' ? undefined : freezeAfterMs,
+    wellForMs: 100,
+    askEveryMs: 0,
+    log: silent,
+    metrics,
+  });
+  await worker.start();
+  workers.push(worker);
+  const isFrozen = async (): Promise<number | undefined> =>
+    (await metrics.getSingleMetric('lapse_provider_frozen')?.get())?.values[0]?.value;
+  return { worker, isFrozen };
+}
+
+/** An order with an open attempt at the bank. */
+async function beginToPay(): Promise<void> {
+  const placed = await stage.orders.checkout({
+    reference: null,
+    channel: 'default',
+    paymentMethod: 'card',
+    currency: 'EUR',
+    items: [{ sku: 'a', quantity: 1, unitAmount: 500 }],
+    paymentWindowMs: 60_000,
+    metadata: {},
+    actor: 'test',
+  });
+  if (placed.outcome !== 'placed') throw new Error(placed.outcome);
+  const orderId = placed.order.id;
+  const wish = { orderId, provider: 'bank', handOffAs: 'url', returnUrl: null, actor: 'test' } as const;
+  const begun = await stage.orders.beginAttempt(wish);
+  if (begun.outcome !== 'opening') throw new Error(begun.outcome);
+  await stage.orders.recordOpened({ attemptId: begun.attempt.id, providerAttemptId: 'page', handOff: {} });
+}
+
+const untilFreezes = (states: readonly Freeze['state'][]): Promise<Freeze[]> =>
+  waitFor(
+    async () => {
+      const freezes = await stage.orders.freezes(10);
+      return freezes.map(({ state }) => state).join() === states.join() && freezes;
+    },
+    { what: `freezes to be ${states.join(', ')}`, timeoutMs: 10_000 },
+  );
+
+/** Waits until the bank was asked a few times more, which takes a few rounds. */
+async function letAsk(bank: { questionCount: number }): Promise<void> {
+  const before = bank.questionCount;
+  await waitFor(() => bank.questionCount >= before + 3, { what: 'questions', timeoutMs: 10_000 });
+}
+
+test('one freeze stands however many workers see the outage, and ends when the provider answers', async () => {
+  const one = aBank();
+  await beginToPay();
+  const [{ worker, isFrozen }, { worker: other }] = [await startWorker(one), await startWorker(one)];
+  one.bank.isUp = false;
+  worker.hear('open', 'bank');
+  other.hear('open', 'bank');
+  const [frozen] = await untilFreezes(['frozen']);
+  expect(frozen).toMatchObject({ actor: 'breaker:bank', scope: { provider: 'bank' } });
+  expect(frozen?.reason).toMatch(/^bank stopped answering, its circuit breaker opened at \d{4}-/);
+  await letAsk(one.bank);
+  expect(await isFrozen()).toBe(1);
+  await untilFreezes(['frozen']);
+  one.bank.isUp = true;
+  await untilFreezes(['thawing']);
+  await waitFor(async () => (await isFrozen()) === 0, { what: 'the metric' });
+});
+
+test('a process that has just started thaws what a dead one froze, once it has seen that the provider is back', async () => {
+  const one = aBank();
+  await beginToPay();
+  one.bank.isUp = false;
+  await stage.orders.freezeOnce({ reason: 'x', actor: 'breaker:bank', scope: { provider: 'bank' } });
+  await stage.orders.freeze({ reason: 'by hand', actor: 'cli:ann', scope: { provider: 'bank' } });
+  // Also where nothing is to be frozen any more.
+  await startWorker(one, 'never');
+  await letAsk(one.bank);
+  await untilFreezes(['frozen', 'frozen']);
+  one.bank.isUp = true;
+  const [byHand] = await untilFreezes(['frozen', 'thawing']);
+  expect(byHand?.actor).toBe('cli:ann');
+});
+
+test('a freeze that a person thaws is not made again in the same outage, but in the next', async () => {
+  const one = aBank();
+  await beginToPay();
+  one.bank.isUp = false;
+  const { worker } = await startWorker(one);
+  worker.hear('open', 'bank');
+  const [frozen] = await untilFreezes(['frozen']);
+  await stage.orders.thaw(frozen?.id ?? '');
+  await letAsk(one.bank);
+  await untilFreezes(['thawing']);
+  worker.hear('closed', 'bank');
+  worker.hear('open', 'bank');
+  const [again] = await untilFreezes(['frozen', 'thawing']);
+  expect(again?.id).not.toBe(frozen?.id);
+});
+
+test('nothing is frozen where it is not asked for, nor where the provider comes back in time', async () => {
+  const one = aBank();
+  await beginToPay();
+  const { worker: unasked, isFrozen } = await startWorker(one, 'never');
+  const { worker: patient } = await startWorker(one, 3_600_000);
+  unasked.hear('open', 'bank');
+  patient.hear('open', 'bank');
+  await letAsk(one.bank);
+  await untilFreezes([]);
+  expect(await isFrozen()).toBe(0);
+});
+
+test('a provider that was never asked for anything thaws when its breaker is closed', async () => {
+  const one = aBank();
+  const { worker } = await startWorker(one);
+  worker.hear('open', 'bank');
+  await untilFreezes(['frozen']);
+  worker.hear('closed', 'bank');
+  await untilFreezes(['thawing']);
+  expect(one.bank.questionCount).toBe(0);
+});

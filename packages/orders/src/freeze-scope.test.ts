@@ -77,6 +77,28 @@ test.each([
     expect(await answer(order)).toBe(isHeld[n] ? 'frozen' : 'settled');
 });
 
+test('the freezes that hold an order are told, until their thaw has moved it', async () => {
+  const web = await place(shop.orders, { channel: 'web' });
+  const app = await place(shop.orders, { channel: 'app' });
+  await openAttempt(shop.orders, app.id, 'wallet');
+  const scopes: FreezeScope[] = [{ channel: 'web' }, { provider: 'wallet' }, {}];
+  const freezes: Freeze[] = [];
+  for (const scope of scopes) freezes.push(await freeze(scope));
+  const [ofWeb, ofWallet, ofAll] = freezes.map(({ id }) => id);
+  const holding = async ({ id }: Order) => (await shop.orders.freezesOf(id)).map((one) => one.id);
+  expect(await holding(web)).toEqual([ofWeb, ofAll]);
+  expect(await holding(app)).toEqual([ofWallet, ofAll]);
+  expect((await shop.orders.activeFreezes(10)).map(({ scope }) => scope)).toEqual(scopes);
+  expect((await shop.orders.activeFreezes(2)).map(({ id }) => id)).toEqual([ofWeb, ofWallet]);
+
+  for (const one of freezes) await thaw(one);
+  expect(await holding(web)).toEqual([ofWeb, ofAll]);
+  expect(await holding(await place(shop.orders, { channel: 'web' }))).toEqual([]);
+  await finishThaws();
+  expect(await holding(web)).toEqual([]);
+  expect(await shop.orders.activeFreezes(10)).toEqual([]);
+});
+
 test('the thaw moves those in its scope by the time they stood frozen, and nobody else', async () => {
   const [inside, outside] = [await place(shop.orders, { channel: 'web' }), await place(shop.orders)];
   const frozen = await freeze({ channel: 'web' });

@@ -1,4 +1,4 @@
-import { queryable, transaction, type Database, type Queryable, type Statement } from '@lapse/runtime';
+import { transaction, type Database, type Queryable, type Statement } from '@lapse/runtime';
 import { v7 as uuidv7 } from 'uuid';
 import { isoInstant } from './instant.ts';
 
@@ -71,6 +71,12 @@ const isUnmovedBy = (f: FreezeColumn): string => `case ${f('kind')}
             and ${isInScope(f)} and ${inScopeSince(f)} < ${f('thawing_at')}
         end`;
 
+/** SQL: the freeze `f` holds the order `o`. Reads only the order's own row. */
+const isHolding = `case f.state
+            when 'frozen' then ${isInScope(ofF)}
+            when 'thawing' then ${isUnmovedBy(ofF)}
+          end`;
+
 /** SQL: the freeze `f` is of some orders only. */
 const hasScope = 'coalesce(f.channel, f.payment_method, f.provider) is not null';
 
@@ -87,10 +93,7 @@ export const isFrozen = `(
         coalesce((select true from freezes f where f.state = 'frozen' and not ${hasScope} limit 1), false)
         or coalesce((
           select true from freezes f
-          where case f.state
-            when 'frozen' then ${isInScope(ofF)}
-            when 'thawing' then ${isUnmovedBy(ofF)}
-          end
+          where ${isHolding}
           limit 1
         ), false)
       )`;
@@ -404,12 +407,29 @@ export function thawStep(database: Database, limit: number, from: Date = theBegi
 }
 
 const readActive: Statement = {
-  name: 'read_active_freeze',
-  text: `select ${freezeColumns} from freezes f where f.kind = 'freeze' and f.state <> 'done' order by f.frozen_at limit 1`,
+  name: 'read_active_freezes',
+  text: `
+    select ${freezeColumns} from freezes f
+    where f.kind = 'freeze' and f.state <> 'done'
+    order by f.frozen_at, f.id
+    limit $1`,
 };
 
-/** The oldest freeze that is not done, if any. The brake is none: see `activeBrake`. */
-export async function activeFreeze(database: Database): Promise<Freeze | undefined> {
-  const [row] = await queryable(database).query<Freeze>(readActive);
-  return row;
+/** The freezes that are not done, the oldest first. The brake is none: see `activeBrake`. */
+export function activeFreezes(db: Queryable, limit: number): Promise<Freeze[]> {
+  return db.query<Freeze>(readActive, [limit]);
+}
+
+const readHolding: Statement = {
+  name: 'read_freezes_of_order',
+  text: `
+    select ${freezeColumns} from orders o
+    join freezes f on f.kind = 'freeze' and ${isHolding}
+    where o.id = $1
+    order by f.frozen_at, f.id`,
+};
+
+/** The freezes that hold an order: those in whose scope it is, until their thaw has moved it. The oldest first. */
+export function freezesOf(db: Queryable, orderId: string): Promise<Freeze[]> {
+  return db.query<Freeze>(readHolding, [orderId]);
 }

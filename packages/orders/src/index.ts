@@ -46,9 +46,10 @@ import {
   type OrderPage,
 } from './find.ts';
 import {
-  activeFreeze,
+  activeFreezes,
   findFreeze,
   freeze,
+  freezesOf,
   freezeOnce,
   frozenBy,
   listFreezes,
@@ -58,6 +59,7 @@ import {
   type FreezeRequest,
   type ThawStep,
 } from './freeze.ts';
+import { closingSince, listHeld, type HeldAttempt, type HeldCursor } from './held.ts';
 import { purgeIdempotencyKeys, type KeyBlocks, type Purge } from './idempotency.ts';
 import type { Order } from './order.ts';
 import { pendingAmong, readPendingPage, type PendingCursor, type PendingPage } from './pending.ts';
@@ -103,6 +105,7 @@ export type { ExpireAnswer } from './expire.ts';
 export type { ExtendAnswer, ExtendRequest } from './extend.ts';
 export type { OrderEvent, OrderFilter } from './find.ts';
 export type { Freeze, FreezeScope, ThawStep } from './freeze.ts';
+export type { HeldAttempt, HeldCursor } from './held.ts';
 export type { IdempotencyKey, KeyBlocks, Purge } from './idempotency.ts';
 export { loadPolicies } from './load-policies.ts';
 export type { Order, OrderStatus } from './order.ts';
@@ -160,6 +163,10 @@ export interface Orders {
   dueAskCount(provider: string): Promise<number>;
   /** Attempts of which the provider has said `unknown` or `processing` for longer than `forMs`. */
   heldAttempts(forMs: number): Promise<{ readonly unknown: number; readonly processing: number }>;
+  /** Those attempts, with their orders, page by page. */
+  heldList(page: { after?: HeldCursor; limit: number }): Promise<HeldAttempt[]>;
+  /** Since when the providers of an order are being asked before it is cancelled; undefined: they are not. */
+  closingSince(orderId: string): Promise<Date | undefined>;
   /** Takes refunds that are to be sent, or asked about, now. */
   claimRefunds(limit: number): Promise<RefundToTry[]>;
   /** Keeps what the provider said of a refund; answers its state, undefined where it had ended or does not exist. */
@@ -189,6 +196,10 @@ export interface Orders {
   thaw(id: string): Promise<Freeze | undefined>;
   thawStep(limit: number, from?: Date): Promise<ThawStep>;
   activeFreeze(): Promise<Freeze | undefined>;
+  /** The freezes that are not done, the oldest first. */
+  activeFreezes(limit: number): Promise<Freeze[]>;
+  /** The freezes that hold an order. */
+  freezesOf(orderId: string): Promise<Freeze[]>;
   freezes(limit: number): Promise<Freeze[]>;
   findFreeze(id: string): Promise<Freeze | undefined>;
   /** The brake that holds orders, if any. */
@@ -257,6 +268,8 @@ export function createOrders(options: {
     requestReconcile: (request) => requestReconcile(database, request),
     dueAskCount: (provider) => dueAskCount(db, provider),
     heldAttempts: (forMs) => countHeldAttempts(db, forMs),
+    heldList: (page) => listHeld(db, page),
+    closingSince: (orderId) => closingSince(db, orderId),
     claimRefunds: (limit) => claimRefunds(database, limit),
     recordRefund: (name, verdict) => recordRefund(database, name, verdict),
     openRefunds: () => countRefunds(db),
@@ -277,7 +290,9 @@ export function createOrders(options: {
     thaw: (id) => thaw(database, id),
     attemptToAsk: (provider) => attemptToAsk(db, provider),
     thawStep: (limit, from) => thawStep(database, limit, from),
-    activeFreeze: () => activeFreeze(database),
+    activeFreeze: async () => (await activeFreezes(db, 1))[0],
+    activeFreezes: (limit) => activeFreezes(db, limit),
+    freezesOf: (orderId) => freezesOf(db, orderId),
     freezes: (limit) => listFreezes(db, limit),
     findFreeze: (id) => findFreeze(db, id),
     activeBrake: () => activeBrake(db),

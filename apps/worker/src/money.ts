@@ -5,15 +5,12 @@ import { Gauge, type Metrics } from '@lapse/runtime';
 /** How long whoever asks for the metrics waits for these, ms. Scrapers give up after 10 s. */
 const patienceMs = 1000;
 
-/** An order that is held for longer than this by a provider is shown to ops, ms. */
-const heldForMs = 5 * 60_000;
-
 /**
  * Registers how much money is on its way, and how many attempts wait for a word of their provider, read from the rows when
  * somebody asks for the metrics. Without an answer of the database they are left out.
  */
 export function watchMoney(options: {
-  orders: Pick<Orders, 'openRefunds' | 'heldAttempts'>;
+  orders: Pick<Orders, 'openRefunds' | 'attemptAlarms'>;
   metrics: Metrics;
 }): readonly Gauge[] {
   const { orders, metrics } = options;
@@ -44,10 +41,13 @@ export function watchMoney(options: {
     gauge(
       {
         name: 'lapse_attempts_held',
-        help: 'Payment attempts of which the provider has said for 5 minutes that it is unknown, or processing',
+        help: 'Payment attempts without an answer of the provider for 5 minutes, or processing for longer than by policy',
         label: 'verdict',
       },
-      () => orders.heldAttempts(heldForMs),
+      async () => {
+        const { unknown, processing } = await orders.attemptAlarms();
+        return { unknown, processing };
+      },
     ),
   ];
 }

@@ -41,6 +41,8 @@ create table payment_attempts (
   verdict_since timestamptz(3),
   verdict_reason text,
   ask_count integer not null default 0,
+  -- From when on ops are to see to it. Where money is on its way, its policy says how long that may take.
+  alarm_at timestamptz(3),
   -- When the provider is asked next, by itself: shortly before the deadline, and when the order was settled otherwise.
   -- Null: the order's own time decides.
   ask_at timestamptz(3),
@@ -59,6 +61,7 @@ create table payment_attempts (
 create unique index payment_attempts_open_once on payment_attempts (order_id, provider) where ended_at is null;
 create index payment_attempts_order on payment_attempts (order_id, id);
 create index payment_attempts_ask on payment_attempts (ask_at) where ask_at is not null;
+create index payment_attempts_alarm on payment_attempts (alarm_at) where ended_at is null and alarm_at is not null;
 create index payment_attempts_verdict on payment_attempts (verdict, verdict_since) where ended_at is null;
 
 alter table payments

@@ -2,6 +2,7 @@ import { queryable, transaction, type Database, type Queryable, type Statement }
 import { v7 as uuidv7 } from 'uuid';
 import { readOrders } from './find.ts';
 import type { Order } from './order.ts';
+import type { OrderKind } from './policies.ts';
 
 /**
  * Payment attempts: each is one way for a customer to pay one order, a page at a provider for example.
@@ -290,7 +291,7 @@ export type VerdictAnswer =
 const lockOrderOf: Statement = {
   name: 'verdict_lock_order',
   text: `
-    select o.id as "orderId" from orders o
+    select o.id as "orderId", o.channel, o.payment_method as "paymentMethod" from orders o
     where o.id = (select order_id from payment_attempts where id = $1)
     for no key update`,
 };
@@ -346,6 +347,7 @@ const noteVerdict: Statement = {
       update payment_attempts a set
         verdict = $2,
         verdict_since = case when a.verdict = $2 then a.verdict_since else clock.at end,
+        alarm_at = case when a.verdict = $2 then a.alarm_at else clock.at + $4 * interval '1 ms' end,
         verdict_reason = $3,
         ask_count = case when a.verdict = $2 then a.ask_count + 1 else 1 end,
         ask_at = case
@@ -366,19 +368,36 @@ const noteVerdict: Statement = {
     select order_id as "orderId" from noted`,
 };
 
-/** Keeps what a provider said of an attempt. What it said of money goes to `pay`. */
-export function recordVerdict(database: Database, said: AttemptVerdict): Promise<VerdictAnswer> {
+/** How long a provider may leave us without an answer before ops are told, ms. */
+const unknownMs = 5 * 60_000;
+
+/** The order that an attempt is of, as far as its policy needs it. */
+interface OrderOfAttempt extends OrderKind {
+  readonly orderId: string;
+}
+
+/**
+ * Keeps what a provider said of an attempt. What it said of money goes to `pay`.
+ *
+ * @param processingMsOf how long money for an order may be on its way before ops are told: its policy
+ */
+export function recordVerdict(
+  database: Database,
+  said: AttemptVerdict,
+  processingMsOf: (order: OrderKind) => number,
+): Promise<VerdictAnswer> {
   const { attemptId, verdict, reason = null, actor } = said;
   return transaction(database, async (tx): Promise<VerdictAnswer> => {
     // Orders before attempts, as everywhere.
-    const [locked] = await tx.query<{ orderId: string }>(lockOrderOf, [attemptId]);
+    const [locked] = await tx.query<OrderOfAttempt>(lockOrderOf, [attemptId]);
     if (locked === undefined) return { outcome: 'attempt_not_found' };
     const { orderId } = locked;
     if (verdict === 'closed' || verdict === 'refused') {
       const [ended] = await tx.query<{ isDue: boolean }>(endAttempt, [attemptId, verdict, reason, actor]);
       return ended === undefined ? { outcome: 'had_ended' } : { outcome: 'recorded', orderId, ...ended };
     }
-    const [noted] = await tx.query<{ orderId: string }>(noteVerdict, [attemptId, verdict, reason]);
+    const alarmMs = { unknown: unknownMs, processing: processingMsOf(locked), open: null }[verdict];
+    const [noted] = await tx.query<{ orderId: string }>(noteVerdict, [attemptId, verdict, reason, alarmMs]);
     return noted === undefined ? { outcome: 'had_ended' } : { outcome: 'recorded', orderId, isDue: false };
   });
 }
@@ -440,9 +459,26 @@ const askSoon: Statement = {
     returning a.id`,
 };
 
+const askFencedSoon: Statement = {
+  name: 'attempts_ask_fenced_soon',
+  text: `
+    with locked as (
+      select o.id from orders o
+      where o.status = 'pending_payment' and o.closing_at is not null and o.id in (
+        select a.order_id from payment_attempts a
+        where a.provider = $1 and a.ended_at is null and a.created_at >= clock_timestamp() - $2 * interval '1 ms'
+      )
+      order by o.id
+      for no key update
+    )
+    update orders o set check_at = clock_timestamp()
+    from locked
+    where o.id = locked.id and o.closing_at is not null`,
+};
+
 /**
  * Asks for a look at every attempt of a provider that has not ended, after an outage in which its webhooks were lost. The
- * workers do it.
+ * workers do it. Behind the fence the order's own time decides, so it is that which has come.
  *
  * @param request.sinceMs only those that were opened within the last so many ms
  * @returns how many will be looked at
@@ -451,8 +487,10 @@ export function requestReconcile(
   database: Database,
   request: { provider: string; sinceMs: number },
 ): Promise<number> {
+  const { provider, sinceMs } = request;
   return transaction(database, async (tx) => {
-    const rows = await tx.query<{ id: string }>(askSoon, [request.provider, request.sinceMs]);
+    await tx.query(askFencedSoon, [provider, sinceMs]);
+    const rows = await tx.query<{ id: string }>(askSoon, [provider, sinceMs]);
     return rows.length;
   });
 }
@@ -494,6 +532,42 @@ export async function attemptToAsk(db: Queryable, provider: string): Promise<Att
   return row;
 }
 
+/** How many attempts there are of each verdict that holds their orders. */
+export interface VerdictCounts {
+  readonly unknown: number;
+  readonly processing: number;
+}
+
+interface VerdictCount {
+  readonly verdict: keyof VerdictCounts;
+  readonly count: number;
+}
+
+function toCounts(rows: readonly VerdictCount[]): VerdictCounts {
+  const counts = { unknown: 0, processing: 0 };
+  for (const { verdict, count } of rows) counts[verdict] = count;
+  return counts;
+}
+
+const readAlarms: Statement = {
+  name: 'attempts_count_alarms',
+  text: `
+    select verdict, count(*) as count from (
+      select a.verdict from payment_attempts a
+      where a.ended_at is null and a.alarm_at <= clock_timestamp()
+      limit 10000
+    ) as late
+    group by verdict`,
+};
+
+/**
+ * Attempts that ops must see to, counted up to 10,000: the provider has not answered for 5 minutes, or money is on its way
+ * for longer than the order's policy allows.
+ */
+export async function countAlarms(db: Queryable): Promise<VerdictCounts> {
+  return toCounts(await db.query<VerdictCount>(readAlarms));
+}
+
 const countHeld: Statement = {
   name: 'attempts_count_held',
   text: `
@@ -507,12 +581,6 @@ const countHeld: Statement = {
 };
 
 /** Attempts whose provider has said `unknown` or `processing` for longer than `forMs`; counted up to 10,000. */
-export async function countHeldAttempts(
-  db: Queryable,
-  forMs: number,
-): Promise<{ readonly unknown: number; readonly processing: number }> {
-  const rows = await db.query<{ verdict: 'unknown' | 'processing'; count: number }>(countHeld, [forMs]);
-  const counts = { unknown: 0, processing: 0 };
-  for (const { verdict, count } of rows) counts[verdict] = count;
-  return counts;
+export async function countHeldAttempts(db: Queryable, forMs: number): Promise<VerdictCounts> {
+  return toCounts(await db.query<VerdictCount>(countHeld, [forMs]));
 }

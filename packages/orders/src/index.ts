@@ -4,6 +4,7 @@ import {
   attemptToAsk,
   beginAttempt,
   claimDueAsks,
+  countAlarms,
   countHeldAttempts,
   dueAskCount,
   findAttempt,
@@ -21,6 +22,7 @@ import {
   type HandOff,
   type PaymentAttempt,
   type VerdictAnswer,
+  type VerdictCounts,
 } from './attempts.ts';
 import { pendingPartitions, readBacklog, type Backlog } from './backlog.ts';
 import {
@@ -162,7 +164,9 @@ export interface Orders {
   /** How many questions to a provider are due and not taken by a worker yet. */
   dueAskCount(provider: string): Promise<number>;
   /** Attempts of which the provider has said `unknown` or `processing` for longer than `forMs`. */
-  heldAttempts(forMs: number): Promise<{ readonly unknown: number; readonly processing: number }>;
+  heldAttempts(forMs: number): Promise<VerdictCounts>;
+  /** Attempts that ops must see to: no answer for 5 minutes, or money on its way for longer than the policy allows. */
+  attemptAlarms(): Promise<VerdictCounts>;
   /** Those attempts, with their orders, page by page. */
   heldList(page: { after?: HeldCursor; limit: number }): Promise<HeldAttempt[]>;
   /** Since when the providers of an order are being asked before it is cancelled; undefined: they are not. */
@@ -259,7 +263,7 @@ export function createOrders(options: {
 
     beginAttempt: (request) => beginAttempt(database, request),
     recordOpened: (opened) => recordOpened(database, opened),
-    recordVerdict: (said) => recordVerdict(database, said),
+    recordVerdict: (said) => recordVerdict(database, said, (order) => policyOf(order).processingMs),
     attempts: (orderId) => readAttempts(db, orderId),
     openAttempts: (orderIds) => readOpenAttempts(db, orderIds),
     findAttempt: (named) => findAttempt(db, named),
@@ -268,6 +272,7 @@ export function createOrders(options: {
     requestReconcile: (request) => requestReconcile(database, request),
     dueAskCount: (provider) => dueAskCount(db, provider),
     heldAttempts: (forMs) => countHeldAttempts(db, forMs),
+    attemptAlarms: () => countAlarms(db),
     heldList: (page) => listHeld(db, page),
     closingSince: (orderId) => closingSince(db, orderId),
     claimRefunds: (limit) => claimRefunds(database, limit),

@@ -292,6 +292,8 @@ export function createOrders(options: {
     listStock: (page) => listStock(db, page),
 
     freeze: (request) => freeze(database, request),
+    freezeOnce: (request) => freezeOnce(database, request),
+    frozenBy: (actors) => frozenBy(db, actors),
     thaw: (id) => thaw(database, id),
     attemptToAsk: (provider) => attemptToAsk(db, provider),
     thawStep: (limit, from) => thawStep(database, limit, from),
@@ -316,5 +318,3 @@ export function createOrders(options: {
     removeSettled: (request) => removeSettled(database, request),
   };
 }
-    freezeOnce: (request) => freezeOnce(database, request),
-    frozenBy: (actors) => frozenBy(db, actors),

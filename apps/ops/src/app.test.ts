@@ -379,7 +379,7 @@ describe('console', () => {
 
     expect(overview).toContain('unreachable');
     expect(overview).toContain('the sweeper expires orders meanwhile');
-    expect(story).toContain('Redis cannot be reached; the sweeper covers the order.');
+    expect(story).toContain('Redis cannot be reached; the sweeper covers it.');
   });
 
   test('while PostgreSQL is away there is a plain page, not a stack', async () => {

@@ -10,6 +10,7 @@ import { loginRoutes, type Credentials } from './login/routes.ts';
 import { requireSession, sessions } from './login/session.ts';
 import { refuseOtherSites } from './login/same-origin.ts';
 import { errorPage, unknownPage } from './pages/errors.ts';
+import { heldPage } from './pages/held.ts';
 import { orderPages } from './pages/orders.ts';
 import { overviewPage } from './pages/overview.ts';
 import { workPage } from './pages/work.ts';
@@ -51,6 +52,7 @@ export function createOps(options: OpsOptions): Express {
     overviewPage({ ...options, views }),
     orderPages({ ...options, views }),
     workPage({ ...options, views }),
+    heldPage({ ...options, views }),
   );
   app.use(unknownPage(views));
   app.use(errorPage(views, log));

@@ -73,3 +73,11 @@ test('an event of a later version is shown all the same', () => {
     ],
   });
 });
+
+test('a reason of ours is read as words, one of a provider stays as it was said, and what is missing is none', () => {
+  expect(facts({ reason: 'payment_timeout' })).toEqual([{ label: 'reason', text: 'payment timeout' }]);
+  expect(facts({ reason: 'card_declined: No funds', deadlineAt: null })).toEqual([
+    { label: 'reason', text: 'card_declined: No funds' },
+    { label: 'deadline', text: 'none' },
+  ]);
+});

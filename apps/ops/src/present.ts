@@ -70,7 +70,8 @@ export function duration(ms: number): string {
   return parts.join(' ');
 }
 
-const statusNames: Readonly<Record<OrderStatus, string>> = {
+/** An order's status as people read it. */
+export const statusNames: Readonly<Record<OrderStatus, string>> = {
   pending_payment: 'pending payment',
   paid: 'paid',
   cancelled: 'cancelled',
@@ -166,11 +167,13 @@ export function facts(data: Readonly<Record<string, unknown>>): Fact[] {
     .toSorted(([a], [b]) => rank(a) - rank(b))
     .map(([name, value]): Fact => {
       const label = labels[name] ?? words(name.replace(/(At|Ms)$/, ''));
-      if ((name === 'reason' || name === 'outcome') && typeof value === 'string')
+      // A reason of ours is a name; one of a provider or a person stays as it was said.
+      if ((name === 'reason' || name === 'outcome') && typeof value === 'string' && /^[a-z_]+$/.test(value))
         return { label, text: words(value) };
       if (isMoney && name === 'amount' && typeof value === 'number')
         return { label, text: money(value, currency) };
       if (name.endsWith('Ms') && typeof value === 'number') return { label, text: duration(value) };
+      if (value === null) return { label, text: 'none' };
       if (typeof value !== 'string') return { label, text: JSON.stringify(value) };
       return instantForm.test(value) ? { label, at: new Date(value) } : { label, text: value };
     });

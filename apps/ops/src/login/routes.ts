@@ -1,6 +1,7 @@
 import { createHash, timingSafeEqual } from 'node:crypto';
 import { Counter, type Log, type Metrics } from '@lapse/runtime';
 import express, { Router } from 'express';
+import { fieldOf } from '../form.ts';
 import type { Views } from '../views.ts';
 import { LoginLimiter } from './limiter.ts';
 import { localPage } from './local-page.ts';
@@ -30,15 +31,15 @@ export function loginRoutes(options: {
   const router = Router();
 
   router.get('/login', (request, response) => {
-    const next = localPage(text(request.query, 'next'));
+    const next = localPage(fieldOf(request.query, 'next'));
     if (isSignedIn(request)) response.redirect(303, next);
     else response.send(views.render('login', { next }));
   });
 
   router.post('/login', express.urlencoded({ extended: false, limit: '8kb' }), (request, response) => {
     const body: unknown = request.body;
-    const user = text(body, 'user');
-    const next = localPage(text(body, 'next'));
+    const user = fieldOf(body, 'user');
+    const next = localPage(fieldOf(body, 'next'));
     const address = request.ip ?? 'unknown';
 
     const waitMs = limiter.take(address);
@@ -52,7 +53,7 @@ export function loginRoutes(options: {
       );
       return;
     }
-    if (!isRight(credentials, { user, password: text(body, 'password') })) {
+    if (!isRight(credentials, { user, password: fieldOf(body, 'password') })) {
       failures.inc({ reason: 'wrong' });
       // The name could be a password in the wrong field, so it is not logged either.
       log.warn({ address }, 'login failed');
@@ -82,10 +83,4 @@ function isRight(expected: Credentials, given: Credentials): boolean {
 
 function digest(secret: string): Buffer {
   return createHash('sha256').update(secret).digest();
-}
-
-function text(fields: unknown, name: string): string {
-  if (typeof fields !== 'object' || fields === null) return '';
-  const value: unknown = Object.entries(fields).find(([key]) => key === name)?.[1];
-  return typeof value === 'string' ? value : '';
 }

@@ -40,6 +40,12 @@ export function isSignedIn(request: Request): boolean {
   return typeof until === 'number' && until > Date.now();
 }
 
+/** Who is logged in, as whom they act. */
+export function userOf(request: Request): string {
+  const user: unknown = request.session?.['user'];
+  return typeof user === 'string' ? user : 'unknown';
+}
+
 /** Lets nobody pass without a session: pages lead to the login, everything else is answered with 401. */
 export const requireSession: RequestHandler = (request, response, next) => {
   if (isSignedIn(request)) {

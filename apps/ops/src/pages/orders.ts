@@ -1,8 +1,10 @@
 import type { Deadlines, JobView } from '@lapse/deadlines';
-import type { Order, Orders, OrderStatus, Payment } from '@lapse/orders';
+import type { Order, Orders, OrderStatus } from '@lapse/orders';
 import { Router, type Response } from 'express';
 import { boardJobUrl, type Board } from '../board.ts';
+import { fieldOf, isStorable } from '../form.ts';
 import { duration, eventEntry, money, orderLine, words } from '../present.ts';
+import { attemptLine, paymentLine } from '../present-money.ts';
 import type { Views } from '../views.ts';
 import { brakeBanner, freezeBanner } from './overview.ts';
 
@@ -28,9 +30,9 @@ export function orderPages(options: {
     deadlines.inspect({ orderId: order.id, partition: order.partition }).catch(() => 'unknown');
 
   router.get('/orders', async (request, response) => {
-    const q = textOf(request.query['q']).trim();
-    const status = statuses.find((known) => known === request.query['status']);
-    const before = orderId(textOf(request.query['before']));
+    const q = fieldOf(request.query, 'q').trim();
+    const status = statuses.find((known) => known === fieldOf(request.query, 'status'));
+    const before = orderId(fieldOf(request.query, 'before'));
     const wantedId = orderId(q);
     if (wantedId !== undefined && (await orders.find(wantedId)) !== undefined) {
       response.redirect(303, `/orders/${wantedId}`);
@@ -67,14 +69,18 @@ export function orderPages(options: {
       notFound(response, request.params.id);
       return;
     }
-    const [events, payments, freeze, brake, job] = await Promise.all([
+    const [events, attempts, payments, closingAt, holding, brake, job] = await Promise.all([
       orders.timeline(order.id),
+      orders.attempts(order.id),
       orders.payments(order.id),
-      orders.activeFreeze(),
+      orders.closingSince(order.id),
+      orders.freezesOf(order.id),
       orders.activeBrake(),
       inspect(order),
     ]);
     const isPending = order.status === 'pending_payment';
+    // What waits for ever has no clock to stop.
+    const freezes = isPending && order.deadlineAt !== null ? holding : [];
     response.send(
       views.render('order', {
         now: new Date(),
@@ -95,11 +101,13 @@ export function orderPages(options: {
         })),
         metadata: Object.keys(order.metadata).length === 0 ? null : JSON.stringify(order.metadata, null, 2),
         events: events.map((event) => eventEntry(event, order.createdAt)),
+        attempts: attempts.map(attemptLine),
         payments: payments.map(paymentLine),
-        freeze: isPending && freeze ? freezeBanner(freeze) : undefined,
+        closing: closingAt && { since: closingAt, lasting: duration(Date.now() - closingAt.getTime()) },
+        freezes: freezes.map(freezeBanner),
         brake: isPending && brake ? brakeBanner(brake) : undefined,
         job: {
-          ...jobLine(job, isPending),
+          ...jobLine(job, whoCovers(order, closingAt !== undefined)),
           url:
             job !== null && job !== 'unknown' && board.partitions().includes(order.partition)
               ? boardJobUrl(order.partition, order.id)
@@ -112,30 +120,23 @@ export function orderPages(options: {
   return router;
 }
 
-/** A payment as the order page and the work list show it. */
-export function paymentLine(payment: Payment) {
-  return {
-    ...payment,
-    outcomeName: words(payment.outcome),
-    money: money(payment.amount, payment.currency),
-    waiting: payment.listedAt === null ? null : duration(Date.now() - payment.listedAt.getTime()),
-  };
+/** What becomes of a pending order whose job is gone; undefined: it is settled. */
+function whoCovers({ status, deadlineAt }: Order, isClosing: boolean): string | undefined {
+  if (status !== 'pending_payment') return undefined;
+  if (isClosing) return 'its payment providers are being asked';
+  return deadlineAt === null ? 'the order waits for ever' : 'the sweeper covers it';
 }
 
-/** What the job behind a deadline means to the order. */
-function jobLine(job: JobView | null | 'unknown', isPending: boolean) {
+/**
+ * What the job behind a deadline means to the order.
+ *
+ * @param cover what becomes of a pending order without it
+ */
+function jobLine(job: JobView | null | 'unknown', cover: string | undefined) {
   if (job === 'unknown') {
-    return {
-      state: 'unknown',
-      text: `Redis cannot be reached${isPending ? '; the sweeper covers the order' : ''}.`,
-    };
+    return { state: 'unknown', text: `Redis cannot be reached${cover === undefined ? '' : `; ${cover}`}.` };
   }
-  if (job === null) {
-    return {
-      state: 'none',
-      text: isPending ? 'No job; the sweeper covers it.' : 'No job: the order is settled.',
-    };
-  }
+  if (job === null) return { state: 'none', text: `No job; ${cover ?? 'the order is settled'}.` };
   if (job.firesAt !== null) {
     const waitMs = job.firesAt.getTime() - Date.now();
     return {
@@ -144,19 +145,13 @@ function jobLine(job: JobView | null | 'unknown', isPending: boolean) {
       text: waitMs > 0 ? `in ${duration(waitMs)}` : `due for ${duration(waitMs)}`,
     };
   }
-  return { state: job.state, text: job.state === 'failed' && isPending ? 'The sweeper covers it.' : '' };
+  return {
+    state: job.state,
+    text: job.state === 'failed' && cover !== undefined ? `It failed; ${cover}.` : '',
+  };
 }
 
 function orderId(given: string): string | undefined {
   const id = given.toLowerCase();
   return orderIdForm.test(id) ? id : undefined;
-}
-
-function textOf(value: unknown): string {
-  return typeof value === 'string' ? value : '';
-}
-
-/** Whether PostgreSQL could hold it, so whether it makes sense to search for it. */
-function isStorable(value: string): boolean {
-  return value.isWellFormed() && !value.includes('\0');
 }

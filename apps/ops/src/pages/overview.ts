@@ -3,12 +3,19 @@ import type { ActiveBrake, Freeze, Orders } from '@lapse/orders';
 import { Router } from 'express';
 import { boardUrl, type Board } from '../board.ts';
 import { count, duration, orderLine } from '../present.ts';
+import { scopeText } from '../present-money.ts';
 import type { Views } from '../views.ts';
 
 const newestCount = 10;
 const states = ['delayed', 'waiting', 'active', 'completed', 'failed'] as const;
 
-/** How far overdue orders are counted. */
+/** Most freezes that are announced. */
+const shownFreezes = 5;
+
+/** A provider that does not answer for longer than this is a trouble, ms. Workers try again by themselves. */
+const heldForMs = 5 * 60_000;
+
+/** How far overdue orders, refunds and attempts are counted. */
 const mostCounted = 10_000;
 
 /** The first page: does the clock run, is expiry behind, what came in last. */
@@ -23,10 +30,13 @@ export function overviewPage(options: {
 
   router.get('/', async (_request, response) => {
     const partitions = board.partitions();
-    const [backlog, freeze, brake, newest, depths] = await Promise.all([
+    const [backlog, freezes, brake, held, heldLong, refunds, newest, depths] = await Promise.all([
       orders.backlog(),
-      orders.activeFreeze(),
+      orders.activeFreezes(shownFreezes + 1),
       orders.activeBrake(),
+      orders.heldAttempts(0),
+      orders.heldAttempts(heldForMs),
+      orders.openRefunds(),
       orders.list({ limit: newestCount }),
       deadlines.depths(partitions).catch(() => undefined),
     ]);
@@ -38,8 +48,21 @@ export function overviewPage(options: {
         overdue: upToMost(overdueCount),
         isOverdue: overdueCount > 0,
         oldestOverdue: duration(backlog.oldestOverdueMs),
-        freeze: freeze && freezeBanner(freeze),
+        freezes: freezes.slice(0, shownFreezes).map(freezeBanner),
+        hasMoreFreezes: freezes.length > shownFreezes,
+        clock: clockOf(freezes, brake),
         brake: brake && brakeBanner(brake),
+        held: {
+          unknown: upToMost(held.unknown),
+          processing: upToMost(held.processing),
+          isLong: heldLong.unknown > 0,
+        },
+        refunds: {
+          open: upToMost(refunds.due + refunds.sent),
+          due: upToMost(refunds.due),
+          sent: upToMost(refunds.sent),
+          oldest: refunds.due + refunds.sent > 0 ? duration(refunds.oldestMs) : null,
+        },
         delayed: delayedCount === undefined ? undefined : count(delayedCount),
         states,
         partitions: partitions.map((partition) => ({
@@ -63,8 +86,17 @@ export function overviewPage(options: {
   return router;
 }
 
-function upToMost(orderCount: number): string {
-  return orderCount >= mostCounted ? `${count(mostCounted)} or more` : count(orderCount);
+function upToMost(counted: number): string {
+  return counted >= mostCounted ? `${count(mostCounted)} or more` : count(counted);
+}
+
+/** Whether the clock runs, in a word. */
+function clockOf(freezes: readonly Freeze[], brake: ActiveBrake | undefined): string {
+  const isFrozen = freezes.filter(({ state }) => state === 'frozen');
+  if (isFrozen.some(({ scope }) => scopeText(scope) === null)) return 'frozen';
+  if (brake !== undefined) return 'held';
+  if (isFrozen.length > 0) return 'partly frozen';
+  return freezes.length > 0 ? 'thawing' : 'running';
 }
 
 /** What a page says about a brake that holds orders. */
@@ -82,6 +114,7 @@ export function brakeBanner(brake: ActiveBrake) {
 }
 
 /** What a page says about a freeze that is not done. */
-export function freezeBanner({ state, frozenAt, thawingAt, reason, actor }: Freeze) {
-  return { isThawing: state === 'thawing', since: thawingAt ?? frozenAt, frozenAt, reason, actor };
+export function freezeBanner({ state, scope, frozenAt, thawingAt, reason, actor }: Freeze) {
+  const isThawing = state === 'thawing';
+  return { isThawing, scope: scopeText(scope), since: thawingAt ?? frozenAt, reason, actor };
 }

@@ -183,6 +183,37 @@ export const invariants: readonly Invariant[] = [
         and o.open_attempt_count = 0 and not exists (select from freezes f where f.state <> 'done')`,
   },
   {
+    name: 'a payment reminder is sent once, in its time, and not while the clock of its order stands still',
+    breaches: `
+      with sent as (
+        select
+          o as placed, e.at, told.deadline_at, told.before,
+          count(*) over (partition by e.order_id, told.deadline_at, told.before) as count
+        from events e
+        join orders o on o.id = e.order_id
+        cross join lateral (
+          select
+            (e.data ->> 'deadlineAt')::timestamptz as deadline_at,
+            (e.data ->> 'beforeMs')::bigint * interval '1 ms' as before
+        ) as told
+        where e.type = 'order.payment_reminder'
+      )
+      select
+        (sent.placed).id::text as subject,
+        format('sent %s, %s times, to be sent %s before %s', sent.at, sent.count, sent.before, sent.deadline_at) as found
+      from sent
+      where sent.count > 1
+        or sent.at < sent.deadline_at - sent.before or sent.at >= sent.deadline_at
+        or sent.deadline_at - sent.before <= (sent.placed).created_at
+        or exists (
+          select from freezes f
+          where f.frozen_at < sent.at and (f.thawing_at is null or sent.at < f.thawing_at)
+            and (f.channel is null or f.channel = (sent.placed).channel)
+            and (f.payment_method is null or f.payment_method = (sent.placed).payment_method)
+            and (f.provider is null or ((sent.placed).providers ->> f.provider)::timestamptz < sent.at)
+        )`,
+  },
+  {
     name: 'every order has its order.placed event, once and first',
     breaches: `
       select coalesce(o.id, told.order_id)::text as subject, coalesce(told.types::text, 'no events') as found

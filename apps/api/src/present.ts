@@ -1,7 +1,7 @@
 import type { Order } from '@lapse/orders';
 
 /** An order as the contract shows it. */
-export function presentOrder(order: Order): Omit<Order, 'expireAt' | 'partition'> {
-  const { expireAt: _, partition: __, ...shown } = order;
+export function presentOrder(order: Order): Omit<Order, 'expireAt' | 'remindAt' | 'partition'> {
+  const { expireAt: _, remindAt: __, partition: ___, ...shown } = order;
   return shown;
 }

@@ -18,6 +18,7 @@ import {
 } from './idempotency.ts';
 import { isoInstant } from './instant.ts';
 import type { Order, OrderItem } from './order.ts';
+import type { Policy } from './policies.ts';
 
 /** A checked checkout. */
 export interface CheckoutRequest {
@@ -54,6 +55,10 @@ interface Draft {
   /** Null: for ever. */
   readonly windowMs: number | null;
   readonly graceMs: number;
+  /** How long before the deadline reminders are sent, ms. Undefined: never. */
+  readonly reminders?: readonly number[] | undefined;
+  /** That of them which is sent first. Undefined: the window is too short for any. */
+  readonly remindMs?: number | undefined;
 }
 
 const lockStock: Statement = {
@@ -80,16 +85,18 @@ const placement = (clock: string): string => `
     with ${clock}, draft as materialized (
       select * from jsonb_to_recordset($1::jsonb) as draft (
         n int, id uuid, partition smallint, reference text, channel text, "paymentMethod" text, currency text,
-        amount bigint, items jsonb, metadata jsonb, "windowMs" bigint, "graceMs" bigint, actor text
+        amount bigint, items jsonb, metadata jsonb, "windowMs" bigint, "graceMs" bigint,
+        reminders bigint[], "remindMs" bigint, actor text
       )
     ), placed as (
       insert into orders (
         id, partition, reference, channel, payment_method, currency, amount, items, metadata,
-        created_at, deadline_at, expire_at, check_at
+        created_at, deadline_at, expire_at, check_at, reminders, remind_at
       )
       select
         id, partition, reference, channel, "paymentMethod", currency, amount, items, metadata,
-        clock.at, deadline.at, deadline.expire_at, deadline.expire_at
+        clock.at, deadline.at, deadline.expire_at, deadline.expire_at,
+        reminders, deadline.at - "remindMs" * interval '1 ms'
       from draft
       cross join clock
       cross join lateral (
@@ -149,7 +156,7 @@ const placeAllOrNone: Statement = {
 export function createCheckout(options: {
   database: Database;
   partitionCount: number;
-  timesOf: (request: CheckoutRequest) => { readonly windowMs: number | null; readonly graceMs: number };
+  timesOf: (request: CheckoutRequest) => Pick<Policy, 'windowMs' | 'graceMs' | 'reminders'>;
 }): (request: CheckoutRequest) => Promise<CheckoutAnswer> {
   const { database, partitionCount, timesOf } = options;
   /** Whether the last batch was all placed, so that the next one may well be. */
@@ -166,17 +173,29 @@ export function createCheckout(options: {
     maxConcurrent: 2,
   });
   return (request) => {
-    const { windowMs, graceMs } = timesOf(request);
+    const { graceMs, reminders, ...policy } = timesOf(request);
+    const windowMs = request.paymentWindowMs ?? policy.windowMs;
     const draft: Draft = {
       request,
-      windowMs: request.paymentWindowMs ?? windowMs,
+      windowMs,
       graceMs,
+      ...remindersWithin(windowMs, reminders),
       id: uuidv7(),
       partition: Math.floor(Math.random() * partitionCount),
       amount: request.items.reduce((sum, { quantity, unitAmount }) => sum + quantity * unitAmount, 0),
     };
     return awaitTwin(() => batches.submit(draft));
   };
+}
+
+/** What an order keeps of its policy's reminders; nothing where there are none. */
+function remindersWithin(
+  windowMs: number | null,
+  reminders: readonly number[],
+): Pick<Draft, 'reminders' | 'remindMs'> {
+  if (windowMs === null || reminders.length === 0) return {};
+  // All are kept: one that would lie before the checkout lies ahead after an extension.
+  return { reminders, remindMs: reminders.find((beforeMs) => beforeMs < windowMs) };
 }
 
 /** How long a batch that is placed at once waits for its stock, ms. */
@@ -312,7 +331,7 @@ function rowsOf(drafts: readonly Draft[], holds: ReadonlyMap<string, number>): r
 }
 
 /** The order as the statement wrote it, without reading it back. */
-function newOrder({ request, id, partition, amount, windowMs, graceMs }: Draft, at: Date): Order {
+function newOrder({ request, id, partition, amount, windowMs, graceMs, remindMs }: Draft, at: Date): Order {
   const afterMs = (ms: number): Date | null =>
     windowMs === null ? null : new Date(at.getTime() + windowMs + ms);
   return {
@@ -330,6 +349,7 @@ function newOrder({ request, id, partition, amount, windowMs, graceMs }: Draft, 
     createdAt: at,
     deadlineAt: afterMs(0),
     expireAt: afterMs(graceMs),
+    remindAt: remindMs === undefined ? null : afterMs(-remindMs),
     remainingMs: windowMs,
     paidAt: null,
     cancelledAt: null,

@@ -1,5 +1,6 @@
 import { transaction, type Database, type Statement } from '@lapse/runtime';
 import { isoInstant } from './instant.ts';
+import { nextReminder } from './next-reminder.ts';
 import { orderColumns, toOrder, type Order, type OrderRow } from './order.ts';
 
 /** More time for a customer: from the old deadline on, or to an instant. */
@@ -60,6 +61,7 @@ const moveDeadline: Statement = {
         -- The grace stays as it was.
         expire_at = $2::timestamptz + (o.expire_at - o.deadline_at),
         check_at = $2::timestamptz + (o.expire_at - o.deadline_at),
+        remind_at = ${nextReminder('$2::timestamptz', 'clock_timestamp()')},
         extension_count = o.extension_count + 1,
         extended_ms = o.extended_ms + round(extract(epoch from $2::timestamptz - o.deadline_at) * 1000)
       where o.id = $1 and o.status = 'pending_payment'

@@ -117,6 +117,7 @@ test('the thaw moves a deadline by exactly the time the order stood frozen', asy
       partition: 0,
       createdAt: before.createdAt,
       expireAt: new Date(expiryOf(before).getTime() + stoodMs),
+      remindAt: null,
     },
   ]);
   expect(windowMs(await find(order))).toBe(60_000 + stoodMs);

@@ -1,6 +1,7 @@
 import { transaction, type Database, type Queryable, type Statement } from '@lapse/runtime';
 import { v7 as uuidv7 } from 'uuid';
 import { isoInstant } from './instant.ts';
+import { nextReminder } from './next-reminder.ts';
 
 /**
  * Freezes stop the clock of pending orders, for example while a payment provider is down.
@@ -318,13 +319,18 @@ const movePage: Statement = {
         deadline_at = o.deadline_at + given_back.shift,
         expire_at = o.expire_at + given_back.shift,
         check_at = o.expire_at + given_back.shift,
+        -- A thaw gives the reminder its time back; what a brake held has a new deadline, and those that lie before it.
+        remind_at = case thaw.kind
+          when 'brake' then ${nextReminder('o.deadline_at + given_back.shift', 'clock_timestamp()')}
+          else o.remind_at + given_back.shift
+        end,
         -- Its time goes on: the customer may pay in another way again.
         closing_at = case when o.expire_at + given_back.shift <= clock_timestamp() then o.closing_at end,
         thawed_through = thaw.thawing_at
       from given_back cross join thaw
       where o.id = given_back.id and o.status = 'pending_payment'
       returning o.id as "orderId", o.partition, o.created_at as "createdAt", o.expire_at as "expireAt",
-        o.deadline_at, given_back.still, given_back.deadline_at as deadline_before,
+        o.remind_at as "remindAt", o.deadline_at, given_back.still, given_back.deadline_at as deadline_before,
         given_back.check_at as "checkedAt"
     ), logged as (
       insert into events (order_id, type, actor, at, data)
@@ -343,7 +349,7 @@ const movePage: Statement = {
       from moved cross join thaw
       order by "orderId"
     )
-    select "orderId", partition, "createdAt", "expireAt", "checkedAt" from moved`,
+    select "orderId", partition, "createdAt", "expireAt", "remindAt", "checkedAt" from moved`,
 };
 
 const finishThaw: Statement = {
@@ -356,12 +362,13 @@ const finishThaw: Statement = {
     returning id`,
 };
 
-/** A deadline that must be armed. */
+/** A deadline that must be armed, and the next reminder before it. */
 export interface MovedDeadline {
   readonly orderId: string;
   readonly partition: number;
   readonly createdAt: Date;
   readonly expireAt: Date;
+  readonly remindAt: Date | null;
 }
 
 /** A step of a thaw. */

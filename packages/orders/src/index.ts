@@ -85,6 +85,7 @@ import {
   type RefundToTry,
   type RefundVerdict,
 } from './refunds.ts';
+import { remind, sweepReminders, type RemindAnswer } from './remind.ts';
 import { removeSettled, type Removal, type RemovalRequest } from './retention.ts';
 import { adjustStock, listStock, readStock, setStock, type Stock, type StockAnswer } from './stock.ts';
 import { decideWork, type WorkAnswer, type WorkDecision } from './work.ts';
@@ -117,6 +118,7 @@ export type { Payment, WorkListCursor } from './payments.ts';
 export { explainPolicy, type OrderKind, type Policies, type Policy } from './policies.ts';
 export type { Refund } from './refund-row.ts';
 export type { RefundToTry } from './refunds.ts';
+export type { RemindAnswer } from './remind.ts';
 export type { Rebuild } from './rebuild.ts';
 export type { Removal, RemovalRequest } from './retention.ts';
 export type { Stock, StockAnswer } from './stock.ts';
@@ -135,6 +137,10 @@ export interface Orders {
   expire(ids: readonly string[], actor: string): Promise<ReadonlyMap<string, ExpireAnswer>>;
   /** Finds up to `limit` overdue orders without the queue and expires them. */
   sweep(limit: number, actor: string): Promise<ReadonlyMap<string, ExpireAnswer>>;
+  /** Writes the payment reminders of those of the orders for which one is due; an answer for each that there is. */
+  remind(ids: readonly string[], actor: string): Promise<ReadonlyMap<string, RemindAnswer>>;
+  /** Finds up to `limit` reminders that are due without the queue and writes them. */
+  sweepReminders(limit: number, actor: string): Promise<ReadonlyMap<string, RemindAnswer>>;
 
   /** Begins a way to pay; the caller then opens it at the provider. */
   beginAttempt(request: AttemptRequest): Promise<AttemptAnswer>;
@@ -260,6 +266,8 @@ export function createOrders(options: {
     cancel: (request) => cancelOrder(database, request),
     extend: (request) => extendOrder(database, request, policyOf),
     ...createExpiry(database, brake),
+    remind: (ids, actor) => remind(database, ids, actor),
+    sweepReminders: (limit, actor) => sweepReminders(database, limit, actor),
 
     beginAttempt: (request) => beginAttempt(database, request),
     recordOpened: (opened) => recordOpened(database, opened),

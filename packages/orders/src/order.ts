@@ -37,6 +37,8 @@ export interface Order {
   readonly cancelledAt: Date | null;
   /** Deadline and grace: from here on the order may be cancelled; null: never for time. */
   readonly expireAt: Date | null;
+  /** When the next payment reminder is due; of a settled order, when it would have been. Null: none is left. */
+  readonly remindAt: Date | null;
   /** The queue its deadline is armed in. */
   readonly partition: number;
 }
@@ -56,6 +58,7 @@ export interface OrderRow {
   readonly created_at: Date;
   readonly deadline_at: Date | null;
   readonly expire_at: Date | null;
+  readonly remind_at: Date | null;
   readonly remaining_ms: number | null;
   readonly paid_at: Date | null;
   readonly cancelled_at: Date | null;
@@ -66,7 +69,7 @@ export interface OrderRow {
 export const orderColumns = `
   o.id, o.reference, o.channel, o.payment_method, o.status, o.cancel_reason, o.currency, o.amount, o.items,
   o.metadata, o.created_at, nullif(o.deadline_at, 'infinity') as deadline_at,
-  nullif(o.expire_at, 'infinity') as expire_at, o.paid_at, o.cancelled_at, o.partition,
+  nullif(o.expire_at, 'infinity') as expire_at, o.remind_at, o.paid_at, o.cancelled_at, o.partition,
   case
     when o.status <> 'pending_payment' then 0::bigint
     when o.deadline_at < 'infinity'
@@ -92,6 +95,7 @@ export function toOrder(row: OrderRow): Order {
     paidAt: row.paid_at,
     cancelledAt: row.cancelled_at,
     expireAt: row.expire_at,
+    remindAt: row.remind_at,
     partition: row.partition,
   };
 }

@@ -287,6 +287,12 @@ describe('the schema refuses', () => {
     ],
     ['less than no open attempts', 'orders_open_attempt_count_range', order({ open_attempt_count: -1 })],
     ['less than no extensions', 'orders_extension_range', order({ extension_count: -1 })],
+    ['a reminder at the deadline', 'orders_remind_at_within', order({ remind_at: orderRow.deadline_at })],
+    [
+      'a reminder that no policy asked for',
+      'orders_remind_at_within',
+      order({ remind_at: orderRow.created_at }),
+    ],
     ['an attempt for no order', 'payment_attempts_order_id_fkey', [['payment_attempts', attemptRow]]],
     ['an unknown state of an attempt', 'payment_attempts_state_known', attempt({ state: 'lost' })],
     ['a closed attempt without a time', 'payment_attempts_ended_has_time', attempt({ state: 'closed' })],

@@ -155,7 +155,7 @@ export async function makeDue(database: Database, due: readonly Order[], overdue
      )
      update orders o set
        created_at = created_at + shift, deadline_at = deadline_at + shift,
-       expire_at = expire_at + shift, check_at = expire_at + shift
+       expire_at = expire_at + shift, check_at = expire_at + shift, remind_at = remind_at + shift
      from old where o.id = old.id`,
     [due.map(({ id }) => id), overdueMs],
   );

@@ -32,6 +32,7 @@ export function createOrders(): Pick<Orders, 'checkout'> {
           paidAt: null,
           cancelledAt: null,
           expireAt: at,
+          remindAt: null,
         },
       }),
   };

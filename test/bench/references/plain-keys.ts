@@ -53,7 +53,7 @@ const orderFields = `
   case status when 'pending_payment'
     then greatest(0, ceil(extract(epoch from deadline_at - clock_timestamp()) * 1000))::bigint else 0::bigint
   end as "remainingMs",
-  paid_at as "paidAt", cancelled_at as "cancelledAt", expire_at as "expireAt"`;
+  paid_at as "paidAt", cancelled_at as "cancelledAt", expire_at as "expireAt", null as "remindAt"`;
 
 const selectOrder: Statement = {
   name: 'plain_select_order',

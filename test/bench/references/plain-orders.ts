@@ -125,6 +125,7 @@ async function place(tx: Queryable, id: string, request: CheckoutRequest): Promi
     paidAt: null,
     cancelledAt: null,
     expireAt: deadlineAt,
+    remindAt: null,
   };
 }
 

@@ -132,6 +132,34 @@ export async function metric(app: RunningApp, name: string): Promise<number> {
   return line === undefined ? 0 : Number(line.slice(name.length));
 }
 
+/** What an api answered. */
+export interface Answered {
+  readonly status: number;
+  readonly body: Readonly<Record<string, unknown>>;
+}
+
+/** Calls the first api of a fleet, also with what no client would send. */
+export async function call(
+  { apis }: Pick<Fleet, 'apis'>,
+  method: 'GET' | 'POST',
+  path: string,
+  body?: unknown,
+): Promise<Answered> {
+  const response = await fetch(`${apis[0]?.url ?? ''}${path}`, {
+    method,
+    headers: { authorization: `Bearer ${apiKey}`, 'content-type': 'application/json' },
+    ...(body === undefined ? {} : { body: JSON.stringify(body) }),
+  });
+  return { status: response.status, body: (await response.json()) as Answered['body'] };
+}
+
+/** Runs the command line on the database of a fleet. */
+export const lapse = (
+  { databaseUrl }: Pick<Fleet, 'databaseUrl'>,
+  ...args: readonly string[]
+): Promise<Ended> =>
+  runScript('apps/cli/src/main.ts', args, { DATABASE_URL: databaseUrl, LAPSE_LOG_LEVEL: 'warn' });
+
 /** How a script ended. */
 export interface Ended {
   readonly code: number | null;

@@ -4,6 +4,7 @@ import { describe, expect, inject, test } from 'vitest';
 
 import {
   countEvents,
+  lapse,
   metric,
   runScript,
   startFleet,
@@ -13,10 +14,6 @@ import {
 } from './fleet.ts';
 
 const uuid = /[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}/;
-
-/** Runs the command line on the database of a fleet. */
-const lapse = ({ databaseUrl }: { databaseUrl: string }, ...args: readonly string[]): Promise<Ended> =>
-  runScript('apps/cli/src/main.ts', args, { DATABASE_URL: databaseUrl, LAPSE_LOG_LEVEL: 'warn' });
 
 /** Runs one that must succeed; its output. */
 async function succeed(fleet: { databaseUrl: string }, ...args: readonly string[]): Promise<string> {

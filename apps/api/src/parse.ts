@@ -66,6 +66,14 @@ export function isStorable(text: string): boolean {
 export const text = (max: number) =>
   z.string().min(1).max(max).refine(isStorable, 'must be valid Unicode without NUL characters');
 
+/** A text of 1 to `max` characters that somebody is to read: more than blanks. */
+export const words = (max: number) =>
+  z
+    .string()
+    .regex(/\S/, 'must say something')
+    .max(max)
+    .refine(isStorable, 'must be valid Unicode without NUL characters');
+
 const orderId = z.uuid();
 
 /** The id of an order in a path; one that is no UUID names no order. */

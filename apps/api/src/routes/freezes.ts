@@ -1,7 +1,7 @@
 import type { Orders } from '@lapse/orders';
 import { Router } from 'express';
 import { z } from 'zod';
-import { parse, parseBody, text } from '../parse.ts';
+import { parse, parseBody, text, words } from '../parse.ts';
 import { Problem } from '../problem.ts';
 
 /** The newest freezes are shown, so many. */
@@ -15,7 +15,7 @@ const freezeBody = z.strictObject({
       provider: text(64).optional(),
     })
     .default({}),
-  reason: text(1000),
+  reason: words(1000),
 });
 const params = z.object({ id: z.uuid() });
 
@@ -32,6 +32,8 @@ export function freezeRoutes({ orders }: { orders: Orders }): Router {
     const { id } = parse(params, request.params);
     const thawed = (await orders.thaw(id)) ?? (await orders.findFreeze(id));
     if (thawed === undefined) throw new Problem('not_found', `There is no freeze ${id}.`);
+    if (thawed.kind === 'brake')
+      throw new Problem('not_found', `${id} is no freeze but a brake: \`lapse resume\` releases it.`);
     // Also for a repetition: it is thawing, or done, as was asked for.
     response.json(thawed);
   });

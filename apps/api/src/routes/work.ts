@@ -2,7 +2,7 @@ import type { Deadlines } from '@lapse/deadlines';
 import type { Orders, Payment } from '@lapse/orders';
 import { Router, type Request } from 'express';
 import { z } from 'zod';
-import { pageLimit, parse, parseOptionalBody, text } from '../parse.ts';
+import { pageLimit, parse, parseOptionalBody, text, words } from '../parse.ts';
 import { Problem } from '../problem.ts';
 
 /** The end of a page: the instant it was listed and its id. */
@@ -18,7 +18,7 @@ const workQuery = z.strictObject({ cursor: workCursor.optional(), limit: pageLim
 
 const params = z.object({ paymentId: z.uuid() });
 const decisionBody = z.strictObject({ note: text(1000).nullable().default(null) });
-const dismissalBody = z.strictObject({ note: text(1000) });
+const dismissalBody = z.strictObject({ note: words(1000) });
 
 /** The work list: money that a person must decide about, and what they decide. */
 export function workRoutes({ orders, deadlines }: { orders: Orders; deadlines: Deadlines }): Router {

@@ -13,6 +13,11 @@ export async function reconcile(orders: Orders, provider: string, since: string)
   const sinceMs = parseDuration(since) ?? 0;
   if (sinceMs <= 0)
     throw new OperatorError(`--since ${since}: write a number and s, m, h or d, 2h for example.`);
+  const known = await orders.attemptProviders();
+  if (!known.includes(provider)) {
+    const others = known.length === 0 ? 'nor with any other' : `but with ${known.join(', ')}`;
+    throw new OperatorError(`--provider ${provider}: there never was an attempt with it, ${others}.`);
+  }
   const count = await orders.requestReconcile({ provider, sinceMs });
   if (count === 0) {
     console.log(

@@ -508,6 +508,25 @@ export async function dueAskCount(db: Queryable, provider: string): Promise<numb
   return row?.count ?? 0;
 }
 
+const readProviders: Statement = {
+  name: 'attempt_providers',
+  // From one to the next in the index: a provider has millions of attempts, and there are few providers.
+  text: `
+    with recursive seen as (
+      (select a.provider from payment_attempts a order by a.provider limit 1)
+      union all
+      select (select a.provider from payment_attempts a where a.provider > seen.provider order by a.provider limit 1)
+      from seen
+      where seen.provider is not null
+    )
+    select provider from seen where provider is not null`,
+};
+
+/** The providers with which there ever was an attempt, by their names. */
+export async function readAttemptProviders(db: Queryable): Promise<string[]> {
+  return (await db.query<{ provider: string }>(readProviders)).map(({ provider }) => provider);
+}
+
 const readOneToAsk: Statement = {
   name: 'attempt_one_to_ask',
   text: `

@@ -9,6 +9,7 @@ import {
   dueAskCount,
   findAttempt,
   putOffClosing,
+  readAttemptProviders,
   readAttempts,
   readOpenAttempts,
   recordOpened,
@@ -51,8 +52,8 @@ import {
   activeFreezes,
   findFreeze,
   freeze,
-  freezesOf,
   freezeOnce,
+  freezesOf,
   frozenBy,
   listFreezes,
   thaw,
@@ -167,8 +168,12 @@ export interface Orders {
   putOffClosing(orderIds: readonly string[], pauseMs: number): Promise<void>;
   /** Has the workers look at every open attempt of a provider; answers how many. */
   requestReconcile(request: { provider: string; sinceMs: number }): Promise<number>;
+  /** The providers with which there ever was an attempt. */
+  attemptProviders(): Promise<string[]>;
   /** How many questions to a provider are due and not taken by a worker yet. */
   dueAskCount(provider: string): Promise<number>;
+  /** One of a provider's newest attempts, to see whether it answers. */
+  attemptToAsk(provider: string): Promise<AttemptToAsk | undefined>;
   /** Attempts of which the provider has said `unknown` or `processing` for longer than `forMs`. */
   heldAttempts(forMs: number): Promise<VerdictCounts>;
   /** Attempts that ops must see to: no answer for 5 minutes, or money on its way for longer than the policy allows. */
@@ -184,8 +189,6 @@ export interface Orders {
   openRefunds(): Promise<{ readonly due: number; readonly sent: number; readonly oldestMs: number }>;
   /** Does what a person decided about a payment on the work list. */
   decideWork(decision: WorkDecision): Promise<WorkAnswer>;
-  /** One of a provider's newest attempts, to see whether it answers. */
-  attemptToAsk(provider: string): Promise<AttemptToAsk | undefined>;
 
   find(id: string): Promise<Order | undefined>;
   list(filter: OrderFilter): Promise<OrderPage>;
@@ -278,7 +281,9 @@ export function createOrders(options: {
     claimDueAsks: (limit) => claimDueAsks(database, limit),
     putOffClosing: (orderIds, pauseMs) => putOffClosing(database, orderIds, pauseMs),
     requestReconcile: (request) => requestReconcile(database, request),
+    attemptProviders: () => readAttemptProviders(db),
     dueAskCount: (provider) => dueAskCount(db, provider),
+    attemptToAsk: (provider) => attemptToAsk(db, provider),
     heldAttempts: (forMs) => countHeldAttempts(db, forMs),
     attemptAlarms: () => countAlarms(db),
     heldList: (page) => listHeld(db, page),
@@ -303,7 +308,6 @@ export function createOrders(options: {
     freezeOnce: (request) => freezeOnce(database, request),
     frozenBy: (actors) => frozenBy(db, actors),
     thaw: (id) => thaw(database, id),
-    attemptToAsk: (provider) => attemptToAsk(db, provider),
     thawStep: (limit, from) => thawStep(database, limit, from),
     activeFreeze: async () => (await activeFreezes(db, 1))[0],
     activeFreezes: (limit) => activeFreezes(db, limit),

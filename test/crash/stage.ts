@@ -14,7 +14,7 @@ import { apiKey, startFleet, type Fleet } from '../e2e/fleet.ts';
 import { startVictim, type Role, type Victim } from './victim.ts';
 
 /** Longest anything is waited for, ms: a killed worker's jobs come back within 12 s, on an idle machine. */
-const patienceMs = 25_000;
+export const patienceMs = 25_000;
 
 /** A fleet on a database and a Redis of its own, and processes beside it that halt. */
 export interface Stage extends Fleet {
@@ -25,9 +25,16 @@ export interface Stage extends Fleet {
   startVictim(role: Role, ...point: readonly string[]): Promise<Victim>;
 }
 
+/** How many processes a stage has, and their settings besides those of every stage. */
+export interface StageOptions {
+  readonly apiCount: number;
+  readonly workerCount: number;
+  readonly env?: Readonly<Record<string, string>>;
+}
+
 /** Stages on one Redis server. */
 interface Stages {
-  open(size: { apiCount: number; workerCount: number }): Promise<Stage>;
+  open(options: StageOptions): Promise<Stage>;
   /** Opens a stage without processes, runs the play on it, and ends with the invariants. */
   play(act: (stage: Stage) => Promise<void>): Promise<void>;
 }
@@ -45,7 +52,7 @@ export function prepareStages(): Stages {
     if (opened === undefined) throw new Error('stages are there in tests and hooks only');
     return opened;
   };
-  return { open: (size) => stages().open(size), play: (act) => stages().play(act) };
+  return { open: (options) => stages().open(options), play: (act) => stages().play(act) };
 }
 
 /** Starts the Redis server. Each stage has one of its databases. */
@@ -54,7 +61,7 @@ async function openStages(): Promise<Stages & { close(): Promise<void> }> {
   const redis = await startRedis({ dataDir });
   let count = 0;
 
-  const open: Stages['open'] = async (size) => {
+  const open: Stages['open'] = async (options) => {
     const redisUrl = `${redis.url}/${count}`;
     count += 1;
     const log = createLog('test', 'error');
@@ -62,7 +69,7 @@ async function openStages(): Promise<Stages & { close(): Promise<void> }> {
     await waitFor(() => deadlines.reachable(), { what: 'redis' });
     // Else the workers would take it for a new Redis, and arm every deadline that nobody armed.
     await deadlines.markEpoch([0], randomUUID());
-    const fleet = await startFleet({ ...size, redisUrl });
+    const fleet = await startFleet({ ...options, redisUrl });
     const victims: Victim[] = [];
     return {
       ...fleet,
@@ -76,6 +83,7 @@ async function openStages(): Promise<Stages & { close(): Promise<void> }> {
           LAPSE_API_PORT: '0',
           LAPSE_WORKER_PORT: '0',
           LAPSE_API_KEY: apiKey,
+          ...options.env,
         });
         victims.push(victim);
         return victim;
@@ -105,18 +113,20 @@ async function openStages(): Promise<Stages & { close(): Promise<void> }> {
   };
 }
 
-/** Sends a request to an api that halts on its way, and kills it there: nobody answers. */
+/** Sends requests to an api that halts on their way, and kills it there: nobody answers. */
 export async function killDuring(
   victim: Victim,
-  request: (api: LapseClient) => Promise<unknown>,
+  ...requests: readonly ((api: LapseClient) => Promise<unknown>)[]
 ): Promise<void> {
   const api = createClient({ baseUrl: await victim.url(), apiKey });
-  const answer = request(api).then(
-    () => 'answered',
-    () => 'lost',
+  const answers = requests.map((request) =>
+    request(api).then(
+      () => 'answered',
+      () => 'lost',
+    ),
   );
-  await victim.kill({ when: 'halted' });
-  expect(await answer).toBe('lost');
+  await victim.kill({ when: 'halted', times: requests.length });
+  expect(await Promise.all(answers)).toEqual(requests.map(() => 'lost'));
 }
 
 /** Sets the stock of a SKU, one piece unless said otherwise, and places an order of one piece without arming it. */

@@ -13,10 +13,10 @@ const patienceMs = 20_000;
 export interface Victim {
   /** Where it listens, if it is an api; resolves when it does, and has found Redis. */
   url(): Promise<string>;
-  /** Waits until it has halted. */
-  untilHalted(): Promise<void>;
+  /** Waits until it has halted; `times`: so many of its calls, 1 unless said otherwise. */
+  untilHalted(times?: number): Promise<void>;
   /** SIGKILL; `when: 'halted'` waits for that first. Again: no harm. */
-  kill(options?: { when: 'halted' }): Promise<void>;
+  kill(options?: { when: 'halted'; times?: number }): Promise<void>;
 }
 
 /** An app itself, on ports that halt it, or one of the programs in `victims/`. */
@@ -36,13 +36,13 @@ export async function startVictim(
 ): Promise<Victim> {
   const name = [role, ...point].join(' ');
   let url: string | undefined;
-  let hasHalted = false;
+  let haltedCount = 0;
   const child = await spawnGuarded(process.execPath, commandOf(role, point), {
     name,
     cwd: root,
     env,
     onLine(line) {
-      hasHalted ||= line.startsWith('{"halted":');
+      if (line.startsWith('{"halted":')) haltedCount += 1;
       const port = /"port":(\d+),"msg":"ready"/.exec(line)?.[1];
       if (port !== undefined) url = `http://127.0.0.1:${port}`;
     },
@@ -56,8 +56,8 @@ export async function startVictim(
       },
       { what: `${name} to ${what}`, timeoutMs: patienceMs },
     );
-  const untilHalted = async (): Promise<void> => {
-    await waitWhileRunning('halt', () => hasHalted);
+  const untilHalted = async (times = 1): Promise<void> => {
+    await waitWhileRunning('halt', () => haltedCount >= times);
   };
   return {
     async url() {
@@ -67,7 +67,7 @@ export async function startVictim(
     },
     untilHalted,
     async kill(options) {
-      if (options?.when === 'halted') await untilHalted();
+      if (options?.when === 'halted') await untilHalted(options.times);
       const wasRunning = child.isRunning();
       child.kill('SIGKILL');
       const { signal } = await child.exited;

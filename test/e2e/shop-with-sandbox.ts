@@ -40,6 +40,22 @@ export interface ShopWithSandbox {
   stop(): Promise<void>;
 }
 
+/** As `ShopWithSandbox.expectRightBooks`, of any fleet and its sandbox. */
+export async function expectRightBooks(
+  { database, expectInvariants }: Pick<Fleet, 'database' | 'expectInvariants'>,
+  sandbox: Sandbox,
+): Promise<void> {
+  await sandbox.idle();
+  const { captures, returnedTwice } = sandbox.ledger();
+  const { rows } = await database.query<{ id: string }>(
+    `select provider_payment_id as id from payments where provider = 'sandbox'`,
+  );
+  const recorded = new Set(rows.map(({ id }) => id));
+  expect(captures.filter(({ providerPaymentId }) => !recorded.has(providerPaymentId))).toEqual([]);
+  expect(returnedTwice).toEqual([]);
+  await expectInvariants();
+}
+
 /** Starts a fleet with a sandbox provider whose webhooks go to the first api. */
 export async function startShopWithSandbox(
   options: FleetOptions & {
@@ -103,17 +119,7 @@ export async function startShopWithSandbox(
         timeoutMs: 20_000,
       });
     },
-    async expectRightBooks() {
-      await sandbox.idle();
-      const { captures, returnedTwice } = sandbox.ledger();
-      const { rows } = await fleet.database.query<{ id: string }>(
-        `select provider_payment_id as id from payments where provider = 'sandbox'`,
-      );
-      const recorded = new Set(rows.map(({ id }) => id));
-      expect(captures.filter(({ providerPaymentId }) => !recorded.has(providerPaymentId))).toEqual([]);
-      expect(returnedTwice).toEqual([]);
-      await fleet.expectInvariants();
-    },
+    expectRightBooks: () => expectRightBooks(fleet, sandbox),
     async stop() {
       await fleet.stop();
       await sandbox.stop();

@@ -3,9 +3,11 @@ import { writeSync } from 'node:fs';
 import type { Database, Log } from '@lapse/runtime';
 
 /**
- * `before`: the call never begins. `after`: it is done, and its caller never hears of it.
+ * `before`: the call never begins. `after`: it is done, and its caller never hears of it. `last`: as `after`, and nothing
+ * else goes on in the process either, where it would make up for what the caller leaves undone.
  */
-export type Moment = 'before' | 'after';
+export type Moment = (typeof moments)[number];
+const moments = ['before', 'after', 'last'] as const;
 
 function tell(line: object): void {
   // Not console.log: what is written must be out of this process before it is killed.
@@ -19,6 +21,12 @@ function halt(point: string): Promise<never> {
   return new Promise(() => setInterval(() => undefined, 60_000));
 }
 
+/** As `halt`, in the middle of everything. */
+function stop(point: string): void {
+  tell({ halted: point });
+  Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0);
+}
+
 /** A port whose call of that name halts the process: handed to real code in place of the port itself. */
 export function haltAt<Port extends object>(port: Port, name: string & keyof Port, moment: Moment): Port {
   return new Proxy(port, {
@@ -26,7 +34,8 @@ export function haltAt<Port extends object>(port: Port, name: string & keyof Por
       const member: unknown = Reflect.get(target, property);
       if (property !== name || typeof member !== 'function') return member;
       return async (...args: readonly unknown[]): Promise<unknown> => {
-        if (moment === 'after') await Reflect.apply(member, target, args);
+        if (moment !== 'before') await Reflect.apply(member, target, args);
+        if (moment === 'last') stop(name);
         return halt(name);
       };
     },
@@ -55,8 +64,7 @@ export function haltAtMessage(log: Log, text: string): Log {
       if (property !== 'info' && property !== 'debug') return member;
       return (...args: readonly unknown[]): void => {
         if (!args.some((arg) => typeof arg === 'string' && arg.includes(text))) return;
-        tell({ halted: text });
-        Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0);
+        stop(text);
       };
     },
   });
@@ -74,8 +82,8 @@ export function pointFrom<Call extends string>(
 ): { readonly call: Call; readonly moment: Moment } | undefined {
   if (args.length === 0) return undefined;
   const call = calls.find((known) => known === args[0]);
-  const moment = args[1];
-  if (call === undefined || (moment !== 'before' && moment !== 'after')) {
+  const moment = moments.find((known) => known === args[1]);
+  if (call === undefined || moment === undefined) {
     throw new RangeError(`'${args.join(' ')}' is no point to halt at`);
   }
   return { call, moment };

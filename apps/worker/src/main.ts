@@ -43,8 +43,8 @@ await runMain(async () => {
     'brakeShare',
     'retentionDays',
     'policiesFile',
-    'logLevel',
     'freezeAfterSeconds',
+    'logLevel',
     ...providerSettings,
   ]);
   const { redisUrl } = settings;
@@ -118,9 +118,9 @@ await runMain(async () => {
       sweep,
       close,
       refunder({ orders, providers, log, metrics }),
+      freezing,
       brakeAlarm({ orders, log, metrics }),
       thaw({ orders, deadlines, log }),
-      freezing,
       rebuild({ orders, deadlines, partitions, log, metrics }),
       drift({ orders, deadlines, partitions, clock, log, metrics }),
       janitor({ orders, log, metrics, retentionDays: settings.retentionDays }),

@@ -239,10 +239,6 @@ export function listFreezes(db: Queryable, limit: number): Promise<Freeze[]> {
   return db.query<Freeze>(readFreezes, [limit]);
 }
 
-const takeMoverLock: Statement = {
-  name: 'thaw_mover_lock',
-  text: `select pg_try_advisory_xact_lock(${freezeLock}, 1) as taken`,
-};
 const readFrozenBy: Statement = {
   name: 'read_frozen_by',
   text: `select ${freezeColumns} from freezes f where f.state = 'frozen' and f.actor = any ($1::text[])`,
@@ -253,6 +249,10 @@ export function frozenBy(db: Queryable, actors: readonly string[]): Promise<Free
   return db.query<Freeze>(readFrozenBy, [actors]);
 }
 
+const takeMoverLock: Statement = {
+  name: 'thaw_mover_lock',
+  text: `select pg_try_advisory_xact_lock(${freezeLock}, 1) as taken`,
+};
 
 const findThaw: Statement = {
   name: 'thaw_find',

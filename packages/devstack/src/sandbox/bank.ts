@@ -93,8 +93,10 @@ export function createBank(options: {
   /** Sends a webhook about an attempt or a refund, `about`. */
   readonly tell: (about: string, attemptId: string, type: string, data: object) => void;
   readonly later: Tasks['later'];
+  /** Says `closed` of attempts that it does not know. */
+  readonly isForgetful: boolean;
 }): Bank {
-  const { pageOf, behaviourTo, tell, later } = options;
+  const { pageOf, behaviourTo, tell, later, isForgetful } = options;
   const attempts = new Map<string, SandboxAttempt>();
   const captures = new Map<string, SandboxCapture>();
   const refunds = new Map<string, SandboxRefund>();
@@ -104,6 +106,17 @@ export function createBank(options: {
     if (attempt === undefined) throw new RangeError(`no attempt ${attemptId} was opened`);
     return attempt;
   };
+
+  /** An attempt as a call names it. */
+  const named = ({ attemptId, providerAttemptId }: AttemptNamed): SandboxAttempt | undefined => {
+    const attempt = attempts.get(attemptId);
+    return attempt?.providerAttemptId === providerAttemptId ? attempt : undefined;
+  };
+
+  const stateOfUnknown = ({ attemptId }: AttemptNamed): Answer =>
+    isForgetful
+      ? { status: 200, body: { attemptId, status: 'closed' } }
+      : problem(404, 'unknown_attempt', 'No such attempt was opened.');
 
   const tellOfAttempt = ({
     attemptId,
@@ -219,15 +232,15 @@ export function createBank(options: {
       return { status: 200, body: { attemptId, providerAttemptId, handOff } };
     },
 
-    close(named) {
-      const attempt = attempts.get(named.attemptId);
-      if (attempt?.providerAttemptId !== named.providerAttemptId) return unknownAttempt;
+    close(asked) {
+      const attempt = named(asked);
+      if (attempt === undefined) return stateOfUnknown(asked);
       return stateOf(attempt.status === 'open' ? close(attempt) : attempt);
     },
 
-    look(named) {
-      const attempt = attempts.get(named.attemptId);
-      return attempt?.providerAttemptId === named.providerAttemptId ? stateOf(attempt) : unknownAttempt;
+    look(asked) {
+      const attempt = named(asked);
+      return attempt === undefined ? stateOfUnknown(asked) : stateOf(attempt);
     },
 
     refund({ refundId, providerPaymentId, amount, currency }) {
@@ -321,8 +334,6 @@ const failed = 'The account of the customer was closed.';
 export function problem(status: number, code: string, detail: string): Answer {
   return { status, body: { type: 'about:blank', status, code, detail } };
 }
-
-const unknownAttempt = problem(404, 'unknown_attempt', 'No such attempt was opened.');
 
 function toldOf({ providerPaymentId, amount, currency }: SandboxCapture): object {
   return { providerPaymentId, amount, currency };

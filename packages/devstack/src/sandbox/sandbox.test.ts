@@ -118,6 +118,19 @@ describe('an attempt', () => {
     });
   });
 
+  test('that it does not know was never opened, it says; where it is forgetful, that it is closed', async () => {
+    const named = { attemptId: randomUUID(), orderId: randomUUID(), providerAttemptId: 'att_1' };
+    const [sandbox, forgetful] = [await start(), await start({ isForgetful: true })];
+    for (const path of ['/v1/attempts/look', '/v1/attempts/close']) {
+      expect(await call(sandbox, path, named)).toMatchObject({
+        status: 404,
+        body: { code: 'unknown_attempt' },
+      });
+      const said = { attemptId: named.attemptId, status: 'closed' };
+      expect(await call(forgetful, path, named)).toEqual({ status: 200, body: said });
+    }
+  });
+
   test('that is closed cannot be paid', async () => {
     const sandbox = await start();
     const named = await open(sandbox);

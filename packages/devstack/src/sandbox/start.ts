@@ -24,6 +24,11 @@ export interface SandboxOptions {
   readonly hooksUrl?: string | readonly string[];
   /** Default: a free one. */
   readonly port?: number;
+  /**
+   * It says `closed` of attempts that it does not know: those of its former life, whose pages are gone with it. Nothing it
+   * has is kept. Default: no such attempt was opened, it says, and whoever asks knows nothing.
+   */
+  readonly isForgetful?: boolean;
   /** Decides all that shares leave open. Default `sandbox`. */
   readonly seed?: string;
   /** How it behaves to every attempt. Default: well. */
@@ -98,6 +103,7 @@ export async function startSandbox(options: SandboxOptions): Promise<Sandbox> {
     behaviourTo: behaviours.to,
     tell: deliveries.tell,
     later: tasks.later,
+    isForgetful: options.isForgetful ?? false,
   });
   const calls = callsTo(bank);
 

@@ -19,4 +19,11 @@ export {
 export { connectRedis, countNodes, type RedisConnection } from './redis.ts';
 export { OperatorError, runMain } from './run-main.ts';
 export { periodic, runServices, type Service } from './service.ts';
-export { givenSettings, loadSettings, SettingsError, type SettingName, type Settings } from './settings.ts';
+export {
+  givenSettings,
+  givenVariables,
+  loadSettings,
+  SettingsError,
+  type SettingName,
+  type Settings,
+} from './settings.ts';

@@ -1,6 +1,6 @@
 import { readFile } from 'node:fs/promises';
 import { describe, expect, test } from 'vitest';
-import { loadSettings, SettingsError, type SettingName } from './settings.ts';
+import { givenVariables, loadSettings, SettingsError, type SettingName } from './settings.ts';
 
 const databaseUrl = 'postgres://lapse:secret@127.0.0.1:5432/lapse';
 
@@ -148,6 +148,14 @@ test('an empty or blank variable counts as absent', () => {
     host: '0.0.0.0',
   });
   expect(problemsOf(['apiKey'], { LAPSE_API_KEY: '' })).toEqual(['LAPSE_API_KEY is required']);
+});
+
+test('what is handed on are the variables that are given, as they stand', () => {
+  const env = { LAPSE_PARTITIONS: '8', LAPSE_HOST: ' ', LAPSE_BRAKE_SHARE: '0.50', LAPSE_API_KEY: 'secret' };
+  expect(givenVariables(['partitionCount', 'host', 'brakeShare', 'trustProxy'], env)).toEqual({
+    LAPSE_PARTITIONS: '8',
+    LAPSE_BRAKE_SHARE: '0.50',
+  });
 });
 
 test('an unknown variable of ours is a problem, those of others are not', () => {

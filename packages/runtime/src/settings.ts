@@ -234,6 +234,23 @@ export function givenSettings<Name extends SettingName>(
   );
 }
 
+/**
+ * The variables of those of the named settings that the environment has, as they stand there: to hand on to a process that
+ * loads them itself.
+ */
+export function givenVariables(
+  names: readonly SettingName[],
+  env: Readonly<Record<string, string | undefined>> = process.env,
+): Record<string, string> {
+  return Object.fromEntries(
+    names.flatMap((name): [string, string][] => {
+      const { variable } = catalog[name];
+      const value = env[variable];
+      return value === undefined || isBlank(value) ? [] : [[variable, value]];
+    }),
+  );
+}
+
 function isBlank(value: string | undefined): boolean {
   return value === undefined || value.trim() === '';
 }

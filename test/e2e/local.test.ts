@@ -5,7 +5,7 @@ import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
-import { createClient, type LapseClient } from '@lapse/client';
+import { createClient, type LapseClient, type Order } from '@lapse/client';
 import { createTestDatabase, freePort, waitFor } from '@lapse/devstack';
 import { createLog, openDatabase, type Database } from '@lapse/runtime';
 import { afterEach, describe, expect, inject, test } from 'vitest';
@@ -148,6 +148,8 @@ class Local {
   }
 }
 
+const secret = `whsec_${Buffer.alloc(32, 'local').toString('base64')}`;
+
 const freePorts = { LAPSE_API_PORT: '0', LAPSE_OPS_PORT: '0', LAPSE_WORKER_PORT: '0' };
 
 interface Running {
@@ -180,6 +182,15 @@ const buyMug = (client: LapseClient, paymentWindowMs: number) =>
     paymentWindowMs,
   });
 
+/** Opens an attempt with the sandbox, pays on its page as a browser would, and waits until the order is paid. */
+async function payOnPage(client: LapseClient, { id }: Order): Promise<void> {
+  const { url } = await client.openAttempt(id, { provider: 'sandbox' });
+  const page = await fetch(url ?? '');
+  expect(await page.text()).toContain(`for order ${id}`);
+  await (await fetch(url ?? '', { method: 'POST', redirect: 'manual' })).arrayBuffer();
+  await waitFor(async () => (await client.order(id)).status === 'paid', { what: 'the order to be paid' });
+}
+
 const gone = { what: 'every process to be gone', timeoutMs: 5000 };
 
 describe('start', () => {
@@ -191,6 +202,8 @@ describe('start', () => {
     expect((await fetch(`${first.opsUrl}/healthz`)).status).toBe(200);
     const lasting = await buyMug(first.client, 3_600_000);
     const due = await buyMug(first.client, 1000);
+    const paidThere = await buyMug(first.client, 3_600_000);
+    await payOnPage(first.client, paidThere);
     const another = new Local('start', { LAPSE_DATA_DIR: dataDir, ...freePorts });
     await waitFor(async () => (await first.client.order(due.id)).status === 'cancelled', {
       what: 'an order to lapse',
@@ -198,6 +211,9 @@ describe('start', () => {
     expect(await another.exited).toEqual({ code: 1, signal: null });
     expect(another.output).toContain('in use, perhaps by another `start`');
     expect(another.output).not.toMatch(/^ +at /m);
+    // The page of this one is gone with the sandbox.
+    const left = await buyMug(first.client, 10_000);
+    await first.client.openAttempt(left.id, { provider: 'sandbox' });
     first.local.signalGroup('SIGINT');
     expect(await first.local.exited).toEqual({ code: 0, signal: null });
     expect(first.local.output).toContain(`The data stays in ${join(dataDir, 'start')}`);
@@ -213,7 +229,12 @@ describe('start', () => {
       state: 'delayed',
       firesAt: lasting.deadlineAt,
     });
-    expect(await second.client.stock('mug')).toMatchObject({ onHand: 100, held: 1 });
+    await waitFor(async () => (await second.client.order(left.id)).status === 'cancelled', {
+      what: 'the order with a forgotten page to lapse',
+      timeoutMs: 20_000,
+    });
+    // One is sold, one is held.
+    expect(await second.client.stock('mug')).toMatchObject({ onHand: 99, held: 1 });
     const { pid } = second.local;
     const api = await appOf(pid, 'api');
     const { DATABASE_URL = '' } = await environmentOf(api);
@@ -274,17 +295,31 @@ describe('start', () => {
         LAPSE_RETENTION_DAYS: '5',
         LAPSE_TRUST_PROXY: '6',
         LAPSE_HOST: 'localhost',
+        LAPSE_FREEZE_ON_PROVIDER_FAILURE: '60',
+        LAPSE_STRIPE_SECRET_KEY: 'sk_test_0123456789',
+        LAPSE_STRIPE_WEBHOOK_SECRET: 'whsec_0123456789',
+        LAPSE_HTTP_PROVIDER_URL: 'https://pay.example/lapse',
+        LAPSE_HTTP_PROVIDER_SECRET: secret,
+        // Instead of the one that would be started.
+        LAPSE_SANDBOX_PROVIDER_URL: 'http://127.0.0.1:1',
+        LAPSE_SANDBOX_PROVIDER_SECRET: secret,
+        LAPSE_PROVIDER_RATE: '7',
       };
       const local = new Local('start', {
         LAPSE_DATA_DIR: await dataFolder(),
         DATABASE_URL: own.url,
         // More than this is printed; the apps are told to log what says that they are ready.
         LAPSE_LOG_LEVEL: 'error',
+        LAPSE_POLICIES: 'deploy/policies.example.json',
         ...freePorts,
         ...settings,
       });
       const worker = await appOf(local.pid, 'worker');
-      expect(await environmentOf(worker)).toMatchObject({ ...settings, LAPSE_LOG_LEVEL: 'info' });
+      expect(await environmentOf(worker)).toMatchObject({
+        ...settings,
+        LAPSE_LOG_LEVEL: 'info',
+        LAPSE_POLICIES: join(root, 'deploy/policies.example.json'),
+      });
       expect(await local.exited).toEqual({ code: 1, signal: null });
       expect(local.output).toContain('LapseError');
       expect(local.output).not.toContain('Lapse is running');
@@ -322,6 +357,8 @@ describe('start', () => {
       LAPSE_RETENTION_DAYS: '-1',
       LAPSE_TRUST_PROXY: 'yes',
       LAPSE_LOG_LEVEL: 'loud',
+      LAPSE_STRIPE_SECRET_KEY: 'pk_test_0123456789',
+      LAPSE_HTTP_PROVIDER_URL: 'pay.example',
     };
     const local = new Local('start', { LAPSE_DATA_DIR: await dataFolder(), ...wrong });
     expect(await local.exited).toEqual({ code: 1, signal: null });
@@ -365,7 +402,14 @@ test('the demo ends by itself within a minute, every order as it should, every i
   expect(local.output).not.toContain('✗');
   expect(local.output).toContain('✓ held stock is what pending orders hold');
   expect(local.output).toContain('Every order ended as it should.');
-  expect(local.output.match(/^✓/gm)?.length).toBeGreaterThan(15);
+  for (const happened of [
+    /✓ pays on the page of a payment provider +paid/,
+    /✓ pays on it at the last moment, while the order is being closed +closing, then paid/,
+    /✓ never pays; the provider is away at first.* +unknown, cancelled, page closed/,
+    /✓ cancels, and pays on a page that is open still.* +refund due, then confirmed/,
+  ])
+    expect(local.output).toMatch(happened);
+  expect(local.output.match(/^✓/gm)?.length).toBeGreaterThan(25);
 }, 90_000);
 
 test('the demo uses a Redis of its own; interrupted, it leaves neither folder nor database behind', async () => {

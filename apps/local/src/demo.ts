@@ -13,7 +13,7 @@ import { playStories, type Story } from './stories.ts';
 await runMain(async () => {
   const stop = stopSignal();
   const { databaseUrl: adminUrl, redisUrl } = givenSettings(['databaseUrl', 'redisUrl']);
-  say('Starting PostgreSQL, Redis, the api, two workers and ops …');
+  say('Starting PostgreSQL, Redis, a sandbox payment provider, the api, two workers and ops …');
   // In the Redis of a real system the demo's workers would remove its jobs: no order of theirs stands behind them.
   if (redisUrl !== undefined) say('REDIS_URL is not used: the demo starts a Redis of its own.');
   // On a server that holds real orders, the demo's stay apart from them.
@@ -50,8 +50,10 @@ async function runDemo(databaseUrl: string | undefined, stop: StopSignal): Promi
 }
 
 async function play(stack: Stack, apiKey: string, stop: StopSignal): Promise<void> {
-  const client = createClient({ baseUrl: stack.apiUrl, apiKey });
-  const stories = await playStories(client, (story) => {
+  const { apiUrl: baseUrl, sandbox } = stack;
+  if (sandbox === undefined) throw new Error('the demo has a sandbox of its own');
+  const client = createClient({ baseUrl, apiKey });
+  const stories = await playStories({ client, sandbox }, (story) => {
     if (stop.exitCode === undefined) console.log(storyLine(story));
   });
   const lateness = await burst(client, say);

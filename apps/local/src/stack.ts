@@ -1,6 +1,14 @@
+import { randomBytes } from 'node:crypto';
 import { isIPv6 } from 'node:net';
 import { fileURLToPath } from 'node:url';
-import { DevstackError, startServers, type AppOptions, type RunningApp } from '@lapse/devstack';
+import {
+  DevstackError,
+  startSandbox,
+  startServers,
+  type AppOptions,
+  type RunningApp,
+  type Sandbox,
+} from '@lapse/devstack';
 import { migrationsDir } from '@lapse/orders';
 import { createLog, migrate, OperatorError } from '@lapse/runtime';
 import { lesserLevel, printLogLine, type Level } from './print.ts';
@@ -26,7 +34,7 @@ export interface StackOptions {
   readonly host?: string;
   /** Least level of the apps' logs that is printed. Default `warn`. */
   readonly logLevel?: Level;
-  /** More settings of the apps, as variables. */
+  /** More settings of the apps, as variables. Where they name a sandbox provider, none is started. */
   readonly settings?: Readonly<Record<string, string>>;
   /** Hears, in a sentence, what goes on. */
   readonly say: (sentence: string) => void;
@@ -38,18 +46,21 @@ export interface Stack {
   readonly redisUrl: string;
   readonly apiUrl: string;
   readonly opsUrl: string;
+  /** A payment provider that takes no real money; undefined where the settings name another. */
+  readonly sandbox: Sandbox | undefined;
   /** Drains the apps, then stops the servers. The data stays. */
   stop(): Promise<void>;
 }
 
 /**
- * Starts PostgreSQL and Redis (or uses those given), migrates, and starts the apps. An app that ends by itself is
- * started again.
+ * Starts PostgreSQL and Redis (or uses those given), migrates, and starts a sandbox payment provider and the apps. An app
+ * that ends by itself is started again.
  *
  * @throws OperatorError where a server or an app cannot be had; nothing is left running
  */
 export async function startStack(options: StackOptions): Promise<Stack> {
   const { dataDir, databaseUrl, redisUrl, host = '127.0.0.1', logLevel = 'warn', say, secrets } = options;
+  const { settings = {} } = options;
   const servers = await startServers({
     onNotice: say,
     ...(dataDir === undefined ? {} : { dataDir }),
@@ -59,10 +70,24 @@ export async function startStack(options: StackOptions): Promise<Stack> {
     throw explainServers(error);
   });
   const supervisor = new Supervisor(say);
+  let sandbox: Sandbox | undefined;
+  /** The apps first: what they have in hand they may still tell the others. */
+  const stop = async (): Promise<void> => {
+    await supervisor.stop();
+    await sandbox?.stop();
+    await servers.stop();
+  };
   try {
     await migrate({ url: servers.databaseUrl, dir: migrationsDir, log: createLog('migrate', 'warn') });
+    const sandboxSecret = `whsec_${randomBytes(32).toString('base64')}`;
+    if (settings['LAPSE_SANDBOX_PROVIDER_URL'] === undefined)
+      // Orders of an earlier start may have pages there that are gone.
+      sandbox = await startSandbox({ secret: sandboxSecret, isForgetful: true });
     const env = {
-      ...options.settings,
+      ...(sandbox === undefined
+        ? {}
+        : { LAPSE_SANDBOX_PROVIDER_URL: sandbox.url, LAPSE_SANDBOX_PROVIDER_SECRET: sandboxSecret }),
+      ...settings,
       DATABASE_URL: servers.databaseUrl,
       REDIS_URL: servers.redisUrl,
       LAPSE_HOST: host,
@@ -88,19 +113,18 @@ export async function startStack(options: StackOptions): Promise<Stack> {
     await Promise.allSettled(starting);
     const [api, ops] = await Promise.all(starting);
     if (api === undefined || ops === undefined) throw new Error('the api and ops were not started');
+    const apiUrl = urlOf(host, api.port);
+    sandbox?.deliverTo(`${apiUrl}/hooks/sandbox`);
     return {
       databaseUrl: servers.databaseUrl,
       redisUrl: servers.redisUrl,
-      apiUrl: urlOf(host, api.port),
+      apiUrl,
       opsUrl: urlOf(host, ops.port),
-      async stop() {
-        await supervisor.stop();
-        await servers.stop();
-      },
+      sandbox,
+      stop,
     };
   } catch (error) {
-    await supervisor.stop();
-    await servers.stop();
+    await stop();
     throw error;
   }
 }

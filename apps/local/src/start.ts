@@ -1,22 +1,24 @@
 import { resolve } from 'node:path';
 import { createClient, LapseError, type LapseClient } from '@lapse/client';
 import { isPortFree } from '@lapse/devstack';
-import { givenSettings, loadSettings, OperatorError, runMain } from '@lapse/runtime';
+import { providerSettings } from '@lapse/payments';
+import { givenSettings, givenVariables, loadSettings, OperatorError, runMain } from '@lapse/runtime';
 import { keptSecrets } from './secrets.ts';
 import { startStack, type Stack } from './stack.ts';
 import { stopSignal } from './stop-signal.ts';
 
 /** With the defaults that they have everywhere. */
-const commonSettings = [
-  'dataDir',
-  'apiPort',
-  'opsPort',
-  'workerPort',
+const commonSettings = ['dataDir', 'apiPort', 'opsPort', 'workerPort', 'policiesFile'] as const;
+
+/** The apps load them; nothing here looks at their values. */
+const handedOn = [
   'partitionCount',
   'brakeOrders',
   'brakeShare',
   'retentionDays',
   'trustProxy',
+  'freezeAfterSeconds',
+  ...providerSettings,
 ] as const;
 
 /** Where they are not given, this machine has its own: servers that are started, the loopback, warnings only. */
@@ -28,7 +30,7 @@ const secretSettings = ['apiKey', 'opsUser', 'opsPassword', 'sessionSecret'] as 
 /** `pnpm start`: the whole system on this machine, until Ctrl-C. Starting again finds the same orders. */
 await runMain(async () => {
   // In one go, so that every problem is named at once.
-  givenSettings([...commonSettings, ...localSettings, ...secretSettings]);
+  givenSettings([...commonSettings, ...handedOn, ...localSettings, ...secretSettings]);
   const settings = loadSettings(commonSettings);
   const dataDir = resolve(settings.dataDir, 'start');
   const secrets = { ...(await keptSecrets(dataDir)), ...givenSettings(secretSettings) };
@@ -36,7 +38,7 @@ await runMain(async () => {
   await demandFree(settings.opsPort, 'LAPSE_OPS_PORT');
 
   const stop = stopSignal();
-  console.log('Starting PostgreSQL, Redis, the api, two workers and ops …');
+  console.log('Starting PostgreSQL, Redis, a sandbox payment provider, the api, two workers and ops …');
   const stack = await startStack({
     ...givenSettings(localSettings),
     dataDir,
@@ -46,11 +48,9 @@ await runMain(async () => {
     workerCount: 2,
     secrets,
     settings: {
-      LAPSE_PARTITIONS: String(settings.partitionCount),
-      LAPSE_BRAKE_ORDERS: String(settings.brakeOrders),
-      LAPSE_BRAKE_SHARE: String(settings.brakeShare),
-      LAPSE_RETENTION_DAYS: String(settings.retentionDays),
-      LAPSE_TRUST_PROXY: String(settings.trustProxy),
+      ...givenVariables(handedOn),
+      // The apps run in the folder of the workspace.
+      ...(settings.policiesFile === undefined ? {} : { LAPSE_POLICIES: resolve(settings.policiesFile) }),
     },
     say: (sentence) => console.log(sentence),
   }).catch((error: unknown) => {
@@ -127,7 +127,13 @@ Place an order that must be paid within 30 seconds:
   curl -s ${api}/v1/orders -H 'Authorization: Bearer ${apiKey}' \\
     -H 'Content-Type: application/json' -d '${order}'
 
-Pay it (put its id where ID stands), or watch it lapse:
+Open an attempt to pay it (put its id where ID stands), and then the page at its url in a browser; the sandbox takes no real
+money:
+
+  curl -s ${api}/v1/orders/ID/payment-attempts -H 'Authorization: Bearer ${apiKey}' \\
+    -H 'Content-Type: application/json' -d '{"provider":"sandbox"}'
+
+Or tell that it was paid elsewhere, or watch it lapse:
 
   curl -s ${api}/v1/orders/ID/payments -H 'Authorization: Bearer ${apiKey}' \\
     -H 'Content-Type: application/json' \\

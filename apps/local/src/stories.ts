@@ -1,5 +1,6 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { LapseError, type LapseClient, type Order } from '@lapse/client';
+import type { Sandbox } from '@lapse/devstack';
 
 /** What one customer did and what became of the order. */
 export interface Story {
@@ -10,10 +11,17 @@ export interface Story {
   readonly asExpected: boolean;
 }
 
+/** Where the stories happen. */
+interface Shop {
+  readonly client: LapseClient;
+  /** A payment provider, and what its customers do. */
+  readonly sandbox: Sandbox;
+}
+
 /** A story as it is written: plays it and returns what happened beside what should have. */
 interface Script {
   readonly title: string;
-  play(client: LapseClient): Promise<Ending>;
+  play(client: LapseClient, sandbox: Sandbox): Promise<Ending>;
 }
 
 interface Ending {
@@ -71,6 +79,17 @@ async function refusal(call: Promise<unknown>): Promise<string> {
   } catch (error) {
     if (error instanceof LapseError) return error.code;
     throw error;
+  }
+}
+
+/** Waits until the last of these events is in an order's story; answers those of them that are, in their order. */
+async function told(client: LapseClient, { id }: Order, types: readonly string[]): Promise<string> {
+  for (;;) {
+    const { events } = await client.timeline(id);
+    const found = events.map(({ type }) => type).filter((type) => types.includes(type));
+    if (found.at(-1) === types.at(-1))
+      return found.map((type) => type.replace(/^.*\./, '').replaceAll('_', ' ')).join(', then ');
+    await delay(200);
   }
 }
 
@@ -177,16 +196,74 @@ const scripts: readonly Script[] = [
       return { happened: `${first}, then ${outcome}`, expected: 'out_of_stock, then paid', order: lapsed };
     },
   },
+  {
+    title: 'pays on the page of a payment provider',
+    async play(client) {
+      const order = await buyMug(client, 5000);
+      const { url } = await client.openAttempt(order.id, { provider: 'sandbox' });
+      // As its button does.
+      await (await fetch(url ?? '', { method: 'POST', redirect: 'manual' })).arrayBuffer();
+      return { happened: ending(await settled(client, order)), expected: 'paid' };
+    },
+  },
+  {
+    title: 'pays on it at the last moment, while the order is being closed',
+    async play(client, sandbox) {
+      const order = await buyMug(client, 2000);
+      const attempt = await client.openAttempt(order.id, { provider: 'sandbox' });
+      sandbox.setBehaviour({ whenClosed: 'paid_now' }, attempt.id);
+      const happened = await told(client, order, ['order.closing', 'order.cancelled', 'order.paid']);
+      return { happened, expected: 'closing, then paid' };
+    },
+  },
+  {
+    title: 'never pays; the provider is away at first, then closes the page',
+    async play(client, sandbox) {
+      const order = await buyMug(client, 2000);
+      const attempt = await client.openAttempt(order.id, { provider: 'sandbox' });
+      sandbox.setBehaviour({ faultyCalls: ['close'], failCount: 1 }, attempt.id);
+      const verdict = await heldFor(client, order);
+      const { status } = await settled(client, order);
+      const { outcome } = sandbox.pay(attempt.id);
+      return {
+        happened: `${verdict}, ${status}, page ${outcome}`,
+        expected: 'unknown, cancelled, page closed',
+      };
+    },
+  },
+  {
+    title: 'cancels, and pays on a page that is open still: gets it back',
+    async play(client, sandbox) {
+      const order = await buyMug(client, 5000);
+      const attempt = await client.openAttempt(order.id, { provider: 'sandbox' });
+      // The provider is away while it should close the page.
+      sandbox.setBehaviour({ faultyCalls: ['close'], failCount: Infinity }, attempt.id);
+      await client.cancel(order.id);
+      sandbox.pay(attempt.id);
+      const happened = await told(client, order, ['payment.refund_due', 'refund.confirmed']);
+      return { happened, expected: 'refund due, then confirmed' };
+    },
+  },
 ];
 
+/** What the provider says of an order's attempt while the order is held; `nothing` where it is settled before. */
+async function heldFor(client: LapseClient, { id }: Order): Promise<string> {
+  for (;;) {
+    const [[attempt], { status }] = await Promise.all([client.attempts(id), client.order(id)]);
+    if (attempt !== undefined && attempt.verdict !== null) return attempt.verdict;
+    if (status !== 'pending_payment') return 'nothing';
+    await delay(100);
+  }
+}
+
 /** Plays every story at the same time and tells each when it has ended. */
-export async function playStories(client: LapseClient, tell: (story: Story) => void): Promise<Story[]> {
+export async function playStories({ client, sandbox }: Shop, tell: (story: Story) => void): Promise<Story[]> {
   await client.setStock('mug', 1000);
   await client.setStock('last-poster', 1);
   console.log();
   return Promise.all(
     scripts.map(async (script) => {
-      const { happened, expected, order } = await script.play(client);
+      const { happened, expected, order } = await script.play(client, sandbox);
       const latenessMs = latenessOf(order);
       const story: Story = { title: script.title, happened, latenessMs, asExpected: happened === expected };
       tell(story);

@@ -11,6 +11,15 @@ import type { QueueOptions, WorkerOptions } from 'bullmq';
  */
 export const jobName = 'expire';
 
+/** The job behind an order's next payment reminder. Its id is the order id, as that of its deadline's. */
+export const reminderJobName = 'remind';
+
+/**
+ * The queue of all reminders. No partition: what compares those with pending orders would take its jobs for orphans. One is
+ * enough, because nobody waits for a reminder to the millisecond, and while its node is away the sweep sends them.
+ */
+export const reminderQueueName = '{lapse-reminders}';
+
 /**
  * The canary of a partition: a job that nobody waits for. That it fires, and how late, says whether the orders' jobs
  * would. See `canary.ts`.

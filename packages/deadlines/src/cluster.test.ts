@@ -50,6 +50,20 @@ beforeEach(async () => {
 const armEach = (numbers: readonly number[]): Promise<readonly string[]> =>
   Promise.all(numbers.map((partition) => deadlines.arm(newDeadline(minuteMs, { partition }))));
 
+test('reminders are armed, moved and disarmed on the node of their queue', async () => {
+  const orderIds = Array.from({ length: 20 }, () => newDeadline(0).orderId);
+  const at = (inMs: number) =>
+    orderIds.map((orderId) => ({ orderId, remindAt: new Date(Date.now() + inMs) }));
+  await deadlines.armReminders(at(minuteMs));
+  await deadlines.armReminders(at(2 * minuteMs));
+  const found = await Promise.all(orderIds.map((orderId) => deadlines.inspectReminder(orderId)));
+  expect(found.map((job) => (job?.firesAt?.getTime() ?? 0) > Date.now() + minuteMs)).toEqual(
+    orderIds.map(() => true),
+  );
+  await Promise.all(orderIds.map((orderId) => deadlines.disarmReminder(orderId)));
+  expect(await deadlines.reminderQueue().getDelayedCount()).toBe(0);
+});
+
 /** What every call says while the victim is away. */
 async function expectOnlyVictimAway(): Promise<void> {
   expect(await armEach(others)).toEqual(others.map(() => 'armed'));

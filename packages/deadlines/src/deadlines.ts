@@ -16,6 +16,7 @@ import {
 import { countJobs, holdsJobs, inspectJob, type Depths, type JobView } from './inspect.ts';
 import { addJobs, asError, checkOrderId, removeJob, type Armed, type Deadline } from './jobs.ts';
 import { placeJobs } from './place.ts';
+import { createReminders, type Reminders } from './reminders.ts';
 
 /** How long a caller waits for Redis, ms. A checkout is answered this much later at most when Redis is silent. */
 const defaultWaitMs = 25;
@@ -53,7 +54,7 @@ interface ManyArmed {
 }
 
 /** The producer's side of the timer. Nothing here waits for Redis longer than it says, and Redis may be lost any time. */
-export interface Deadlines {
+export interface Deadlines extends Reminders {
   /** Adds the job of a new order. Waits at most 25 ms. Never rejects. */
   arm(deadline: Deadline): Promise<ArmOutcome>;
   /**
@@ -149,6 +150,7 @@ export function createDeadlines(options: {
   const background = new Background({ waitMs: armWaitMs, maxPending });
   const partitions = new Map<number, Partition>();
   const counted = countCalls(metrics, () => background.pendingCount);
+  const reminders = createReminders({ redis, background, log, metrics });
 
   const armFailed = atMostEvery<unknown>(failureLogMs, (err, count) => {
     log.warn({ err, count }, 'deadlines were not armed');
@@ -197,6 +199,8 @@ export function createDeadlines(options: {
   };
 
   return {
+    ...reminders.calls,
+
     arm: (deadline) =>
       armInBackground(deadline.partition, async () => {
         checkOrderId(deadline.orderId);
@@ -306,7 +310,7 @@ export function createDeadlines(options: {
     async stop() {
       const left = await background.close(stopWaitMs);
       if (left > 0) log.warn({ left }, 'calls to redis were given up');
-      await Promise.all([...partitions.values()].map(({ queue }) => queue.close()));
+      await Promise.all([...[...partitions.values()].map(({ queue }) => queue.close()), reminders.close()]);
       redis.disconnect();
     },
   };

@@ -1,8 +1,9 @@
 import { Batcher, Counter, Histogram, type Log, type Metrics } from '@lapse/runtime';
-import { DelayedError, UnrecoverableError, type Job } from 'bullmq';
+import { UnrecoverableError, type Job } from 'bullmq';
 import { Backoff, jittered } from './backoff.ts';
 import { atMostEvery, failureLogMs } from './bounded-log.ts';
 import { isOrderId } from './catalog.ts';
+import { delayAgain } from './delay-again.ts';
 
 /** What came of looking at one order. */
 export type ExpireAnswer =
@@ -36,9 +37,6 @@ const maxBatchSize = 500;
  * 82 and 20,500 a second, and made every lone order 2 ms later; 4 calls together were slower, as was one.
  */
 const maxConcurrentBatches = 2;
-
-/** Least wait of an order that was not due, ms. A clock that is a little ahead must not spin. */
-const leastWaitMs = 25;
 
 type Fired = ExpireAnswer | { readonly answer: 'again'; readonly waitMs: number };
 
@@ -77,21 +75,6 @@ export function createFire(options: { expire: Expire; log: Log; metrics: Metrics
     },
   });
 
-  const lookAgain = async (
-    job: Job<unknown, string>,
-    token: string | undefined,
-    waitMs: number,
-  ): Promise<never> => {
-    try {
-      // Relative to this worker's clock: an absolute instant would fire at once, again and again, on a fast clock.
-      await job.moveToDelayed(Date.now() + Math.max(leastWaitMs, Math.ceil(waitMs)), token);
-    } catch (error) {
-      // Thrown further it would fail the job. Left alone, its lock runs out and the stalled check brings it back.
-      notDelayed(error);
-    }
-    throw new DelayedError();
-  };
-
   return async (job, token) => {
     // The id is all there is: a delayed job whose hash was lost still fires, without name and data.
     const orderId = job.id;
@@ -110,9 +93,9 @@ export function createFire(options: { expire: Expire; log: Log; metrics: Metrics
       case 'closing':
         return fire.answer;
       case 'not_due':
-        return lookAgain(job, token, fire.remainingMs);
+        return delayAgain(job, token, fire.remainingMs, notDelayed);
       case 'again':
-        return lookAgain(job, token, fire.waitMs);
+        return delayAgain(job, token, fire.waitMs, notDelayed);
       case 'unknown':
         throw new UnrecoverableError('there is no such order');
       case 'failed':

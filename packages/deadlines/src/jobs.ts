@@ -12,6 +12,9 @@ export interface Deadline {
   readonly expireAt: Date;
 }
 
+/** A job of an order and when it fires, in a queue that is known. */
+export type TimedJob = Omit<Deadline, 'partition'>;
+
 /** What became of one job of a batch. */
 export type Armed = 'armed' | Error;
 
@@ -31,18 +34,25 @@ export function checkOrderId(id: string): void {
 }
 
 /**
- * Adds the jobs of one partition in a single round trip; each has its own result. (BullMQ's `addBulk` throws the first
+ * Adds the jobs of one queue in a single round trip; each has its own result. (BullMQ's `addBulk` throws the first
  * error it finds and says nothing about the other jobs, most of which were added.) An id that exists in any state,
  * kept failed jobs included, is left as it is and reported as armed.
  *
  * @param deadlines whose order ids were checked
+ * @param name what the jobs are called. Default `expire`
  */
-export async function addJobs(queue: Queue, deadlines: readonly Deadline[]): Promise<readonly Armed[]> {
+export async function addJobs(
+  queue: Queue,
+  deadlines: readonly TimedJob[],
+  name: string = jobName,
+): Promise<readonly Armed[]> {
   const backend = queue.getBackend();
   const client = await backend.client;
   const pipeline = client.pipeline();
   await Promise.all(
-    deadlines.map((deadline) => backend.addJobToTransaction(pipeline, slimJob(deadline), deadline.orderId)),
+    deadlines.map((deadline) =>
+      backend.addJobToTransaction(pipeline, slimJob(deadline, name), deadline.orderId),
+    ),
   );
   // The scripts read the stream's length here, and write their default of 10,000 where it is missing: after a flush.
   pipeline.hset(queue.toKey('meta'), { 'opts.maxLenEvents': eventStreamLength });
@@ -64,10 +74,10 @@ export const freshJob = {
 } as const satisfies Partial<JobJson>;
 
 /** A job with `delay` as its only option; the catalogue says what that saves. */
-function slimJob({ orderId, createdAt, expireAt }: Deadline): JobJson {
+function slimJob({ orderId, createdAt, expireAt }: TimedJob, name: string): JobJson {
   return {
     id: orderId,
-    name: jobName,
+    name,
     data: '{}',
     timestamp: createdAt.getTime(),
     opts: { delay: Math.max(0, expireAt.getTime() - createdAt.getTime()) },

@@ -3,10 +3,10 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { startProxy, waitFor } from '@lapse/devstack';
 import { connectRedis, createMetrics, type Metrics, type Service } from '@lapse/runtime';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
-import { workerSettings } from './catalog.ts';
+import { partitionQueueName, workerSettings } from './catalog.ts';
 import type { Deadlines } from './deadlines.ts';
 import type { ExpireAnswer } from './fire.ts';
-import { PartitionWorker } from './partition-worker.ts';
+import { QueueWorker } from './queue-worker.ts';
 import {
   connectedDeadlines,
   metric,
@@ -423,8 +423,8 @@ describe('when Redis', () => {
     const refusals: number[] = [];
     const start = () => {
       const connection = connectRedis({ url: redis.url, role: 'worker', log: silent });
-      return new PartitionWorker({
-        partition: 0,
+      return new QueueWorker({
+        queueName: partitionQueueName(0),
         connection,
         ownsConnection: true,
         fire: () => Promise.resolve('cancelled'),

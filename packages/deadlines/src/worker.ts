@@ -9,10 +9,10 @@ import {
 } from '@lapse/runtime';
 import { atMostEvery, failureLogMs } from './bounded-log.ts';
 import { Canaries, isCanary } from './canary.ts';
-import { concurrencyFor, isPartition } from './catalog.ts';
+import { concurrencyFor, isPartition, partitionQueueName } from './catalog.ts';
 import type { Clock } from './clock.ts';
 import { createFire, type Expire } from './fire.ts';
-import { PartitionWorker } from './partition-worker.ts';
+import { QueueWorker } from './queue-worker.ts';
 import { Watch, type WatchLimits } from './watch.ts';
 
 /** How soon a read of the partitions that failed is tried again, and the clock is heeded, ms. */
@@ -29,7 +29,7 @@ const closeMs = 5000;
 const watchDefaults = { everyMs: 5000, silentLooks: 6, fullLooks: 36, maxReplacements: 3 } as const;
 
 interface Consumer {
-  worker: PartitionWorker;
+  worker: QueueWorker;
   readonly watch: Watch;
 }
 
@@ -88,17 +88,17 @@ export function deadlineWorker(options: {
     partition: number,
     canaries: Canaries,
     connection: { readonly connection: RedisConnection; readonly ownsConnection: boolean },
-  ): PartitionWorker =>
-    new PartitionWorker({
+  ): QueueWorker =>
+    new QueueWorker({
       ...connection,
-      partition,
-      onError,
+      queueName: partitionQueueName(partition),
+      onError: (err) => onError({ err, partition }),
       async fire(job, token) {
         return isCanary(partition, job) ? canaries.consume(partition, job) : fire(job, token);
       },
     });
 
-  const close = async (closing: ReadonlyMap<number, PartitionWorker>): Promise<void> => {
+  const close = async (closing: ReadonlyMap<number, QueueWorker>): Promise<void> => {
     const closed = await Promise.all(
       [...closing].map(async ([partition, worker]) => ({
         partition,

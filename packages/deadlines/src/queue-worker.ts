@@ -1,11 +1,11 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import type { RedisConnection } from '@lapse/runtime';
-import { Worker, type Job, type JobJson } from 'bullmq';
-import { partitionQueueName, workerSettings } from './catalog.ts';
+import { Worker, type Job, type JobJson, type WorkerOptions } from 'bullmq';
+import { workerSettings } from './catalog.ts';
 import type { Fire } from './fire.ts';
 
-/** The BullMQ worker of one partition; it counts what tells whether it lives. */
-export class PartitionWorker extends Worker<unknown, string> {
+/** The BullMQ worker of one queue; it counts what tells whether it lives. */
+export class QueueWorker extends Worker<unknown, string> {
   readonly #ownConnection: RedisConnection | undefined;
   readonly #closing = new AbortController();
   #fetchCount = 0;
@@ -15,18 +15,20 @@ export class PartitionWorker extends Worker<unknown, string> {
   /**
    * @param options.connection for its commands; for waiting it makes one of its own
    * @param options.ownsConnection whether the connection ends with it
+   * @param options.settings instead of those that all workers share
    */
   constructor(options: {
-    partition: number;
+    queueName: string;
     connection: RedisConnection;
     ownsConnection: boolean;
     fire: Fire;
-    onError: (detail: { err: Error; partition: number }) => void;
+    onError: (error: Error) => void;
+    settings?: Pick<WorkerOptions, 'concurrency' | 'removeOnComplete'>;
   }) {
-    const { partition, connection, ownsConnection, fire, onError } = options;
-    super(partitionQueueName(partition), fire, { connection, ...workerSettings });
+    const { queueName, connection, ownsConnection, fire, onError, settings } = options;
+    super(queueName, fire, { connection, ...workerSettings, ...settings });
     this.#ownConnection = ownsConnection ? connection : undefined;
-    this.on('error', (err) => onError({ err, partition }));
+    this.on('error', onError);
     this.on('closing', () => this.#closing.abort());
   }
 

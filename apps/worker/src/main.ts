@@ -25,6 +25,7 @@ import { partitionsInUse } from './partitions.ts';
 import { providerFreeze, type ProviderFreeze } from './provider-freeze.ts';
 import { rebuild } from './rebuild.ts';
 import { refunder } from './refunder.ts';
+import { reminders } from './reminders.ts';
 import { sweeper } from './sweeper.ts';
 import { thaw } from './thaw.ts';
 
@@ -117,6 +118,7 @@ await runMain(async () => {
       }),
       sweep,
       close,
+      reminders({ redisUrl, orders, deadlines, log, metrics }),
       refunder({ orders, providers, log, metrics }),
       freezing,
       brakeAlarm({ orders, log, metrics }),

@@ -43,6 +43,11 @@ export function thaw(options: { orders: Orders; deadlines: Deadlines; log: Log }
         if (step.state !== 'moved') return;
         from = step.through;
         const { armed, failed } = await deadlines.armMany(step.deadlines);
+        await deadlines.armReminders(
+          step.deadlines.flatMap(({ orderId, remindAt }) =>
+            remindAt === null ? [] : [{ orderId, remindAt }],
+          ),
+        );
         log.info({ movedCount: step.deadlines.length, armed, failed }, 'frozen deadlines moved');
       }
     },

@@ -5,6 +5,7 @@ import { Counter, type Log, type Metrics } from '@lapse/runtime';
 import express, { Router, type RequestHandler } from 'express';
 import { isUuid } from '../parse.ts';
 import { Problem } from '../problem.ts';
+import { disarmed } from './orders.ts';
 
 /** The most bytes a provider's webhook may have: Stripe's largest have about 100 KB. */
 const maxWebhookBytes = 512 * 1024;
@@ -110,7 +111,6 @@ async function keep(
     attemptId: attempt?.id,
     actor,
   });
-  if (paid.outcome === 'paid')
-    await deadlines.disarm({ orderId: paid.order.id, partition: paid.order.partition });
+  if (paid.outcome === 'paid') await disarmed(paid.order, deadlines);
   return paid.outcome;
 }

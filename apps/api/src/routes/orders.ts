@@ -1,5 +1,5 @@
 import type { Deadlines } from '@lapse/deadlines';
-import type { Order, Orders, PendingDeadline } from '@lapse/orders';
+import type { Order, Orders } from '@lapse/orders';
 import { Router, type Request } from 'express';
 import { z } from 'zod';
 import { writeAnswer, type Handler } from '../answer.ts';
@@ -55,7 +55,7 @@ export function checkoutCall({ orders, deadlines }: { orders: Orders; deadlines:
     switch (answer.outcome) {
       case 'placed':
         // Also for a replay: the first answer may have been lost together with its process, before it armed.
-        await armed(answer.order, (deadline) => deadlines.arm(deadline));
+        await armed(answer.order, deadlines, 'arm');
         return {
           status: 201,
           headers: { Location: `/v1/orders/${answer.order.id}` },
@@ -120,7 +120,7 @@ export function orderRoutes(options: { orders: Orders; deadlines: Deadlines; che
       case 'cancelled':
       // Also for a repetition: the first call may have ended between the two.
       case 'already_cancelled':
-        await deadlines.disarm({ orderId, partition: answer.order.partition });
+        await disarmed(answer.order, deadlines);
         break;
     }
     response.json(presentOrder(answer.order));
@@ -146,7 +146,7 @@ export function orderRoutes(options: { orders: Orders; deadlines: Deadlines; che
             'within 90 days',
         );
       case 'extended':
-        await armed(answer.order, (deadline) => deadlines.rearm(deadline));
+        await armed(answer.order, deadlines, 'rearm');
         response.json(presentOrder(answer.order));
     }
   });
@@ -161,13 +161,25 @@ async function findOrder(orders: Orders, request: Request): Promise<Order> {
   return order;
 }
 
-/** Arms the deadline of an order that is pending and has one. */
-async function armed(
-  { id: orderId, partition, createdAt, expireAt, status }: Order,
-  arm: (deadline: PendingDeadline) => Promise<unknown>,
+/** Arms the deadline of an order that is pending and has one, and its next reminder. */
+async function armed(order: Order, deadlines: Deadlines, how: 'arm' | 'rearm'): Promise<void> {
+  const { id: orderId, partition, createdAt, expireAt, remindAt, status } = order;
+  if (status !== 'pending_payment' || expireAt === null) return;
+  await Promise.all([
+    deadlines[how]({ orderId, partition, createdAt, expireAt }),
+    remindAt === null ? undefined : deadlines.armReminder({ orderId, remindAt }),
+  ]);
+}
+
+/** Disarms the deadline of an order that was settled, and its next reminder. */
+export async function disarmed(
+  { id: orderId, partition, remindAt }: Order,
+  deadlines: Deadlines,
 ): Promise<void> {
-  if (status === 'pending_payment' && expireAt !== null)
-    await arm({ orderId, partition, createdAt, expireAt });
+  await Promise.all([
+    deadlines.disarm({ orderId, partition }),
+    remindAt === null ? undefined : deadlines.disarmReminder(orderId),
+  ]);
 }
 
 function fieldOf(to: { byMs: number } | { deadlineAt: Date }): string {

@@ -6,7 +6,7 @@ import { writeAnswer, type Handler } from '../answer.ts';
 import { parseBody, parseIdempotencyKey, parseOrderId, text } from '../parse.ts';
 import { presentOrder } from '../present.ts';
 import { Problem } from '../problem.ts';
-import { idempotencyProblem, orderNotFound } from './orders.ts';
+import { disarmed, idempotencyProblem, orderNotFound } from './orders.ts';
 
 const paymentBody = z.strictObject({
   provider: text(64),
@@ -41,7 +41,7 @@ export function payCall({ orders, deadlines }: { orders: Orders; deadlines: Dead
       case 'idempotency_in_progress':
         throw idempotencyProblem(answer.outcome);
       case 'paid':
-        await deadlines.disarm({ orderId, partition: answer.order.partition });
+        await disarmed(answer.order, deadlines);
         break;
       case 'already_recorded':
       case 'duplicate':

@@ -4,6 +4,7 @@ import { Router, type Request } from 'express';
 import { z } from 'zod';
 import { pageLimit, parse, parseOptionalBody, text, words } from '../parse.ts';
 import { Problem } from '../problem.ts';
+import { disarmed } from './orders.ts';
 
 /** The end of a page: the instant it was listed and its id. */
 const workCursor = z
@@ -63,7 +64,7 @@ export function workRoutes({ orders, deadlines }: { orders: Orders; deadlines: D
     }
     const { payment, isPaid } = answer;
     const order = isPaid && payment.orderId !== null ? await orders.find(payment.orderId) : undefined;
-    if (order !== undefined) await deadlines.disarm({ orderId: order.id, partition: order.partition });
+    if (order !== undefined) await disarmed(order, deadlines);
     return payment;
   };
 

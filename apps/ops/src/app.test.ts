@@ -400,15 +400,15 @@ describe('console', () => {
 describe('board', () => {
   test('it shows every partition, and those that pending orders still name', async () => {
     const shown = await queues();
-    expect(shown.map(({ name }) => name)).toEqual(['partition 0', 'partition 1']);
-    expect(shown.map(({ readOnlyMode }) => readOnlyMode)).toEqual([true, true]);
+    expect(shown.map(({ name }) => name)).toEqual(['partition 0', 'partition 1', 'reminders']);
+    expect(shown.map(({ readOnlyMode }) => readOnlyMode)).toEqual([true, true, true]);
 
     // As after a smaller LAPSE_PARTITIONS.
     const more = await startOps({ databaseUrl: database.url, redisUrl, partitionCount: 1 });
     expect(more.board.partitions()).toEqual([0]);
     await more.board.refresh();
     expect(more.board.partitions()).toEqual([0, 1]);
-    expect(await queues('', await more.signIn())).toHaveLength(2);
+    expect(await queues('', await more.signIn())).toHaveLength(3);
     await more.stop();
   });
 

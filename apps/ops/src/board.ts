@@ -1,7 +1,7 @@
 import { createBullBoard } from '@bull-board/api';
 import { BullMQAdapter } from '@bull-board/api/bullMQAdapter';
 import { ExpressAdapter } from '@bull-board/express';
-import { partitionQueueName, type Deadlines } from '@lapse/deadlines';
+import { partitionQueueName, reminderQueueName, type Deadlines } from '@lapse/deadlines';
 import type { Orders } from '@lapse/orders';
 import type { RequestHandler } from 'express';
 
@@ -13,7 +13,7 @@ const pollSeconds = 5;
 
 const path = '/queues';
 
-/** Bull Board over the queues of all partitions. */
+/** Bull Board over the queues of all partitions, and that of the payment reminders. */
 export interface Board {
   /** Where it is mounted. */
   readonly path: string;
@@ -40,12 +40,18 @@ export function createBoard(options: {
   environment: string;
 }): Board {
   const { orders, deadlines, partitionCount, environment } = options;
-  const shown = new Map<number, PartitionAdapter>();
-  const show = (partitions: Iterable<number>): PartitionAdapter[] => {
+  const shown = new Map<number, OrderJobsAdapter>();
+  const reminders = new OrderJobsAdapter(deadlines, {
+    name: 'reminders',
+    queue: deadlines.reminderQueue(),
+    description: `${reminderQueueName}, read-only: one job for the next payment reminder of an order.`,
+    inspect: (orderId) => deadlines.inspectReminder(orderId),
+  });
+  const show = (partitions: Iterable<number>): OrderJobsAdapter[] => {
     for (const partition of partitions) {
-      if (!shown.has(partition)) shown.set(partition, new PartitionAdapter(partition, deadlines));
+      if (!shown.has(partition)) shown.set(partition, partitionAdapter(deadlines, partition));
     }
-    return [...shown].toSorted(([a], [b]) => a - b).map(([, adapter]) => adapter);
+    return [...[...shown].toSorted(([a], [b]) => a - b).map(([, adapter]) => adapter), reminders];
   };
 
   const server = new BoardServer();
@@ -132,26 +138,41 @@ class BoardServer extends ExpressAdapter {
   }
 }
 
-/** A partition's queue as Bull Board sees it, without what would read without a bound: that stops Redis. */
-class PartitionAdapter extends BullMQAdapter {
-  readonly #partition: number;
-  readonly #queue: ReturnType<Deadlines['queue']>;
+function partitionAdapter(deadlines: Deadlines, partition: number): OrderJobsAdapter {
+  return new OrderJobsAdapter(deadlines, {
+    name: boardName(partition),
+    queue: deadlines.queue(partition),
+    description: `${partitionQueueName(partition)}, read-only: a paused queue would not stop the clock, a freeze does.`,
+    inspect: (orderId) => deadlines.inspect({ orderId, partition }),
+  });
+}
+
+/** What a queue is to Bull Board. */
+interface ShownQueue {
+  readonly name: string;
+  readonly queue: ReturnType<Deadlines['queue']>;
+  readonly description: string;
+  /** Looks at one of its jobs. */
+  readonly inspect: (orderId: string) => ReturnType<Deadlines['inspect']>;
+}
+
+/** A queue of orders' jobs as Bull Board sees it, without what would read without a bound: that stops Redis. */
+class OrderJobsAdapter extends BullMQAdapter {
+  readonly #shown: ShownQueue;
   readonly #deadlines: Deadlines;
   #isAway = false;
 
-  constructor(partition: number, deadlines: Deadlines) {
-    const queue = deadlines.queue(partition);
-    super(queue, {
+  constructor(deadlines: Deadlines, shown: ShownQueue) {
+    super(shown.queue, {
       readOnlyMode: true,
-      displayName: boardName(partition),
-      description: `${partitionQueueName(partition)}, read-only: a paused queue would not stop the clock, a freeze does.`,
+      displayName: shown.name,
+      description: shown.description,
       externalJobUrl: ({ id }) => ({
         href: `/orders/${encodeURIComponent(String(id))}`,
         displayText: 'Open order',
       }),
     });
-    this.#partition = partition;
-    this.#queue = queue;
+    this.#shown = shown;
     this.#deadlines = deadlines;
   }
 
@@ -187,7 +208,7 @@ class PartitionAdapter extends BullMQAdapter {
   }
 
   override getName(): string {
-    return boardName(this.#partition);
+    return this.#shown.name;
   }
 
   override getJobStatuses(): JobStatus[] {
@@ -203,7 +224,7 @@ class PartitionAdapter extends BullMQAdapter {
     const last = Math.min(end, start + mostJobsRead - 1);
     const isDelayedOnly = statuses.length === 1 && statuses[0] === 'delayed';
     const jobs = isDelayedOnly
-      ? this.#queue.getJobs('delayed', start, last, true)
+      ? this.#shown.queue.getJobs('delayed', start, last, true)
       : super.getJobs(statuses, start, last);
     return this.#unlessAway(jobs, []);
   }
@@ -211,8 +232,7 @@ class PartitionAdapter extends BullMQAdapter {
   /** A producer's queue knows no Redis version, and BullMQ's way for the oldest reads the whole list of waiting jobs. */
   override async getJob(id: string) {
     const job = await super.getJob(id);
-    const address = { orderId: id, partition: this.#partition };
-    const getState = async () => (await this.#deadlines.inspect(address))?.state ?? 'unknown';
+    const getState = async () => (await this.#shown.inspect(id))?.state ?? 'unknown';
     return job && Object.assign(job, { getState });
   }
 

@@ -106,6 +106,7 @@ const eventNames: Readonly<Record<string, string>> = {
   'order.extended': 'Deadline extended',
   'order.thawed': 'Deadline moved by a thaw',
   'order.reinstated': 'Order reinstated',
+  'order.payment_reminder': 'Customer reminded of the payment',
   'order.closing': 'Time is over, providers are asked',
   'attempt.opened': 'Payment attempt opened',
   'attempt.closed': 'Payment attempt closed',

@@ -12,20 +12,28 @@ beforeAll(async () => {
   single = shop.another({ max: 1 });
   await shop.orders.setStock('a', null);
   // 200,000 settled, 100,000 pending, 5,000 of them overdue.
-  await shop.database.query(
-    `insert into orders (
-      id, partition, reference, channel, payment_method, status, cancel_reason, currency, amount, items, metadata,
-      created_at, deadline_at, expire_at, check_at, cancelled_at
-    )
-    select
-      gen_random_uuid(), n % 8, null, 'web', 'card', status, case status when 'cancelled' then 'customer' end, 'EUR',
-      500, '[{"sku": "a", "quantity": 1, "unitAmount": 500}]', '{}', created_at, deadline_at, deadline_at, deadline_at,
-      case status when 'cancelled' then created_at end
-    from generate_series(1, 300000) as n
-    cross join lateral (select case when n % 3 = 0 then 'pending_payment' else 'cancelled' end as status) as s
-    cross join lateral (select now() + (n - 15000) * interval '10 ms' as deadline_at) as d
-    cross join lateral (select deadline_at - interval '2 hours' as created_at) as c`,
-  );
+  // A part at a time: a statement has 10 s, also on a busy machine.
+  for (let first = 1; first <= 300_000; first += 50_000) {
+    await shop.database.query(
+      `insert into orders (
+        id, partition, reference, channel, payment_method, status, cancel_reason, currency, amount, items, metadata,
+        created_at, deadline_at, expire_at, check_at, cancelled_at
+      )
+      select
+        gen_random_uuid(), n % 8, null, 'web', 'card', status, case status when 'cancelled' then 'customer' end, 'EUR',
+        500, '[{"sku": "a", "quantity": 1, "unitAmount": 500}]', '{}', created_at, deadline_at, deadline_at, deadline_at,
+        case status when 'cancelled' then created_at end
+      from generate_series($1::int, $1::int + 49999) as n
+      cross join lateral (select case when n % 3 = 0 then 'pending_payment' else 'cancelled' end as status) as s
+      cross join lateral (select now() + (n - 15000) * interval '10 ms' as deadline_at) as d
+      cross join lateral (select deadline_at - interval '2 hours' as created_at) as c`,
+      [first],
+    );
+  }
+  // Every eighth is reminded.
+  await shop.database.query(`
+    update orders set reminders = '{300000}', remind_at = deadline_at - interval '5 minutes'
+    where status = 'pending_payment' and partition = 0`);
   await shop.database.query(`
     insert into idempotency_keys (scope, key, body_hash, order_id, outcome, created_at)
     select 'test', n::text, '', gen_random_uuid(), 'placed', now() - interval '23 hours' + n * interval '10 ms'
@@ -113,6 +121,23 @@ describe.each(['force_custom_plan', 'force_generic_plan'])('with 100,000 pending
     const paths = await planOf(single.database, `execute expire_sweep (5000, 'test', 1000, true)`, cache);
     expect(seqScans(paths, 'orders')).toEqual([]);
     expect(typesOf(sweptScan(paths))?.slice(-4)).toEqual(['Limit', 'LockRows', 'Result', 'Index Scan']);
+  });
+
+  test('the sweep of reminders reads those that are due in the order of their index and sorts nothing', async () => {
+    await single.orders.sweepReminders(1, 'test');
+    const paths = await planOf(single.database, `execute remind_sweep (500, 'test')`, cache);
+    expect(seqScans(paths, 'orders')).toEqual([]);
+    const [scan] = usersOf(paths, 'orders_remind');
+    expect(last(scan ?? [])?.['Index Cond']).toContain('remind_at');
+    // The Result asks once whether everything is frozen, and whether another process sweeps.
+    expect(typesOf(scan)?.slice(-4)).toEqual(['Limit', 'LockRows', 'Result', 'Index Scan']);
+  });
+
+  test.each([1, 500])('looking at the reminders of %i orders finds them by their ids', async (count) => {
+    await single.orders.remind([], 'test');
+    const ids = `'{${dueIds.slice(0, count).join(',')}}'`;
+    const paths = await planOf(single.database, `execute remind_by_id (${ids}, 'test')`, cache);
+    expect(seqScans(paths, 'orders')).toEqual([]);
   });
 
   test.each([1, 500])('expiring %i fired orders finds them by their ids', async (count) => {

@@ -30,6 +30,18 @@ export const mutants: readonly Mutant[] = [
     tests: ['packages/orders/src/model/model.test.ts'],
   },
   {
+    name: 'customers are reminded while the clock of their order stands still',
+    file: 'packages/orders/src/remind.ts',
+    changes: [[" or ${isFrozen} then 'none'", " then 'none'"]],
+    tests: ['packages/orders/src/remind.test.ts'],
+  },
+  {
+    name: 'an extension leaves the reminder where it was',
+    file: 'packages/orders/src/extend.ts',
+    changes: [["        remind_at = ${nextReminder('$2::timestamptz', 'clock_timestamp()')},\n", '']],
+    tests: ['packages/orders/src/remind.test.ts'],
+  },
+  {
     name: 'the sweeper waits for locked rows',
     file: 'packages/orders/src/expire.ts',
     changes: [['for no key update of o skip locked', 'for no key update of o']],

@@ -9,7 +9,7 @@ const gauge = 'lapse_provider_frozen{provider="sandbox"}';
 test('while a provider is away the clock of its orders stands, and of no others; back, it goes on, whoever froze it', async () => {
   const shop = await startShopWithSandbox({
     workerCount: 2,
-    env: { LAPSE_FREEZE_ON_PROVIDER_FAILURE: '1' },
+    env: { LAPSE_FREEZE_ON_PROVIDER_FAILURE: '1', LAPSE_PROVIDER_RATE: '1000' },
   });
   const { fleet, sandbox } = shop;
   const untilFreeze = (state: string): Promise<Answered['body']> =>
@@ -27,7 +27,7 @@ test('while a provider is away the clock of its orders stands, and of no others;
   try {
     const lasting = await shop.begin({ windowMs: 3_600_000 });
     // Many, so that the calls that fail open a breaker, whichever worker makes them.
-    const due = await inParallel(30, 10, () => shop.begin({ windowMs: 4000 }));
+    const due = await inParallel(24, 12, () => shop.begin({ windowMs: 8000 }));
     const byHand = { scope: { channel: 'kiosk' }, reason: 'by hand' };
     expect(await call(fleet, 'POST', '/v1/freezes', byHand)).toMatchObject({ status: 201 });
     sandbox.setBehaviour({ failShare: 1 });

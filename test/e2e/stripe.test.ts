@@ -8,7 +8,7 @@ import { startFleet, type Fleet } from './fleet.ts';
 const webhookSecret = 'whsec_dGhlIGhvdXNlIGtub3dzIGl0';
 
 /** Long enough to open an attempt in it, short enough to wait for its end. */
-const shortMs = 2000;
+const shortMs = 4000;
 
 type StripeEvent = StripeServer['events'][number];
 

@@ -182,11 +182,26 @@ test('every optional line of .env.example is a setting as it stands, once its # 
     'brakeOrders',
     'brakeShare',
     'retentionDays',
+    'providerRate',
+    'providerTimeoutMs',
+    'freezeAfterSeconds',
     'trustProxy',
     'logLevel',
   ];
   const env = Object.fromEntries(ours.map(({ variable, value }) => [variable, value]));
   expect(loadSettings(names, env)).toEqual(loadSettings(names, {}));
+});
+
+test('docker-compose.yml hands every setting on but those of local commands', async () => {
+  const compose = await readFile(new URL('../../../docker-compose.yml', import.meta.url), 'utf8');
+  // The containers have addresses, ports and folders of their own.
+  const local = ['LAPSE_HOST', 'LAPSE_WORKER_PORT', 'LAPSE_DATA_DIR', 'LAPSE_TEST_SERVERS'];
+  const [problem = ''] = problemsOf([], { LAPSE_NO_SETTING: '1' });
+  const variables = new Set(problem.match(/(?<=[ ,])LAPSE_[A-Z_]+/g));
+  expect(variables.size).toBeGreaterThan(20);
+  expect([...variables].filter((name) => !compose.includes(`\${${name}:`)).toSorted()).toEqual(
+    local.toSorted(),
+  );
 });
 
 describe('bounds:', () => {

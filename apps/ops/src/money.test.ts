@@ -216,6 +216,11 @@ test('the orders that providers hold are listed, those held longest first, fifty
   expect(rest).not.toContain('rel="next"');
   expect(overview).toMatch(/Held without an answer<\/dt>\s*<dd><a href="\/held">5\d<\/a>/);
   expect(overview).toContain('1 more whose money is on its way');
+  expect(overview).not.toContain('for longer than the policy allows');
+  await database.query(`update payment_attempts set alarm_at = now() where verdict = 'processing'`);
+  expect(await page('/')).toMatch(
+    /<div class="bad">\s*<dt>Held without an answer.+\s.+\s.+ 1 for longer than the policy allows/,
+  );
   await database.query(`delete from payment_attempts where verdict is not null`);
   await database.query('update orders set open_attempt_count = 0');
 });

@@ -178,7 +178,7 @@ export interface Orders {
   heldAttempts(forMs: number): Promise<VerdictCounts>;
   /** Attempts that ops must see to: no answer for 5 minutes, or money on its way for longer than the policy allows. */
   attemptAlarms(): Promise<VerdictCounts>;
-  /** Those attempts, with their orders, page by page. */
+  /** Attempts of which the provider says `unknown` or `processing`, with their orders, those held longest first. */
   heldList(page: { after?: HeldCursor; limit: number }): Promise<HeldAttempt[]>;
   /** Since when the providers of an order are being asked before it is cancelled; undefined: they are not. */
   closingSince(orderId: string): Promise<Date | undefined>;

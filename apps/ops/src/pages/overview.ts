@@ -12,9 +12,6 @@ const states = ['delayed', 'waiting', 'active', 'completed', 'failed'] as const;
 /** Most freezes that are announced. */
 const shownFreezes = 5;
 
-/** A provider that does not answer for longer than this is a trouble, ms. Workers try again by themselves. */
-const heldForMs = 5 * 60_000;
-
 /** How far overdue orders, refunds and attempts are counted. */
 const mostCounted = 10_000;
 
@@ -30,12 +27,12 @@ export function overviewPage(options: {
 
   router.get('/', async (_request, response) => {
     const partitions = board.partitions();
-    const [backlog, freezes, brake, held, heldLong, refunds, newest, depths] = await Promise.all([
+    const [backlog, freezes, brake, held, alarms, refunds, newest, depths] = await Promise.all([
       orders.backlog(),
       orders.activeFreezes(shownFreezes + 1),
       orders.activeBrake(),
       orders.heldAttempts(0),
-      orders.heldAttempts(heldForMs),
+      orders.attemptAlarms(),
       orders.openRefunds(),
       orders.list({ limit: newestCount }),
       deadlines.depths(partitions).catch(() => undefined),
@@ -55,7 +52,8 @@ export function overviewPage(options: {
         held: {
           unknown: upToMost(held.unknown),
           processing: upToMost(held.processing),
-          isLong: heldLong.unknown > 0,
+          tooLong: alarms.processing > 0 ? upToMost(alarms.processing) : null,
+          isAlarm: alarms.unknown + alarms.processing > 0,
         },
         refunds: {
           open: upToMost(refunds.due + refunds.sent),

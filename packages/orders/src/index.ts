@@ -79,6 +79,7 @@ import {
 } from './rebuild.ts';
 import type { Refund } from './refund-row.ts';
 import {
+  askAboutRefunds,
   claimRefunds,
   countRefunds,
   recordRefund,
@@ -166,7 +167,7 @@ export interface Orders {
   claimDueAsks(limit: number): Promise<AskDue[]>;
   /** Leaves orders that wait for a verdict alone for a while. */
   putOffClosing(orderIds: readonly string[], pauseMs: number): Promise<void>;
-  /** Has the workers look at every open attempt of a provider; answers how many. */
+  /** Has the workers ask about every open attempt of a provider, and every refund that it took; answers how many attempts. */
   requestReconcile(request: { provider: string; sinceMs: number }): Promise<number>;
   /** The providers with which there ever was an attempt. */
   attemptProviders(): Promise<string[]>;
@@ -280,7 +281,10 @@ export function createOrders(options: {
     findAttempt: (named) => findAttempt(db, named),
     claimDueAsks: (limit) => claimDueAsks(database, limit),
     putOffClosing: (orderIds, pauseMs) => putOffClosing(database, orderIds, pauseMs),
-    requestReconcile: (request) => requestReconcile(database, request),
+    async requestReconcile(request) {
+      await askAboutRefunds(database, request);
+      return requestReconcile(database, request);
+    },
     attemptProviders: () => readAttemptProviders(db),
     dueAskCount: (provider) => dueAskCount(db, provider),
     attemptToAsk: (provider) => attemptToAsk(db, provider),

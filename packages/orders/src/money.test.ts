@@ -396,6 +396,19 @@ describe('a refund', () => {
     expect(again.sinceFirstTryMs).toBeGreaterThan(2 * 86_400_000 - 60_000);
   });
 
+  test('of which the provider has not told the end is asked about when somebody wants to reconcile', async () => {
+    const order = await aCancelled();
+    const { refundId } = paymentOf(await shop.orders.pay(verified(order, { provider: 'forgetful' })));
+    const verdict = { state: 'sent', providerRefundId: `re ${order.id}`, actor: 'test' } as const;
+    await shop.orders.recordRefund({ refundId }, verdict);
+    const isClaimed = async () => (await shop.orders.claimRefunds(1000)).some(({ id }) => id === refundId);
+    expect(await isClaimed()).toBe(false);
+    await shop.orders.requestReconcile({ provider: 'another', sinceMs: 60_000 });
+    expect(await isClaimed()).toBe(false);
+    await shop.orders.requestReconcile({ provider: 'forgetful', sinceMs: 60_000 });
+    expect(await isClaimed()).toBe(true);
+  });
+
   test('that was refused puts its payment on the work list; sent again it goes under a new key', async () => {
     const { order, paymentId, refundId } = await aRefund();
     expect(await record(refundId, { state: 'refused', reason: 'closed account', actor })).toBe('failed');

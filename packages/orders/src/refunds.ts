@@ -167,6 +167,35 @@ async function lockTold(
   return told;
 }
 
+const askSoon: Statement = {
+  name: 'refunds_ask_soon',
+  text: `
+    with locked as (
+      select r.id from refunds r
+      join payments p on p.id = r.payment_id
+      where p.provider = $1 and r.state = 'sent' and r.try_at is not null
+        and r.sent_at >= clock_timestamp() - $2 * interval '1 ms'
+      order by r.id
+      for no key update of r
+    )
+    update refunds r set try_at = clock_timestamp()
+    from locked
+    where r.id = locked.id`,
+};
+
+/**
+ * Has the workers ask about every refund that a provider took and of which it has not told the end, after an outage in
+ * which its webhooks were lost.
+ *
+ * @param request.sinceMs only those that it took within the last so many ms
+ */
+export async function askAboutRefunds(
+  database: Database,
+  request: { provider: string; sinceMs: number },
+): Promise<void> {
+  await transaction(database, (tx) => tx.query(askSoon, [request.provider, request.sinceMs]));
+}
+
 const countOpen: Statement = {
   name: 'refunds_count_open',
   text: `

@@ -116,7 +116,8 @@ test('ops and the command line work on a cluster', async () => {
   const ops = await fleet.add('ops');
   expect(await redisState(ops.url)).toBe('ok');
   const queues = await readBoard(ops);
-  expect(queues).toHaveLength(partitions.length);
+  // And that of the reminders.
+  expect(queues).toHaveLength(partitions.length + 1);
   expect(queues.reduce((sum, { counts }) => sum + counts.delayed, 0)).toBeGreaterThanOrEqual(1);
 
   const env = { DATABASE_URL: fleet.databaseUrl, REDIS_URL: cluster.url, LAPSE_LOG_LEVEL: 'warn' };

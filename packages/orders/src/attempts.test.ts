@@ -1,3 +1,4 @@
+import { waitFor } from '@lapse/devstack';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import {
   aPayment,
@@ -35,6 +36,14 @@ async function fence(orderId: string): Promise<{ closing: boolean; count: number
   );
   if (rows[0] === undefined) throw new Error('there is no such order');
   return rows[0];
+}
+
+/** Statements that wait in the server for a lock. */
+async function waitingCount(): Promise<number> {
+  const { rows } = await shop.database.query<{ count: number }>(
+    `select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'`,
+  );
+  return rows[0]?.count ?? 0;
 }
 
 async function askAt(attemptId: string): Promise<Date | null> {
@@ -166,6 +175,29 @@ describe('a due order with an open attempt', () => {
     expect((await shop.orders.sweep(1000, 'test')).get(orderId)).toMatchObject({ answer: 'cancelled' });
   });
 
+  test('is cancelled by an expiry that waited while its last attempt was closed', async () => {
+    const { orderId, attemptId } = await aFenced();
+    const session = await shop.database.connect();
+    await session.query('begin');
+    await session.query('select from orders where id = $1 for update', [orderId]);
+    const expiry = shop.orders.expire([orderId], 'test');
+    await waitFor(async () => (await waitingCount()) > 0, { what: 'expiry to wait' });
+    await session.query(
+      `update payment_attempts set state = 'closed', ended_at = clock_timestamp(), ask_at = null where id = $1`,
+      [attemptId],
+    );
+    await session.query('update orders set open_attempt_count = 0 where id = $1', [orderId]);
+    await session.query(
+      `insert into events (order_id, type, actor, at, data)
+       values ($1, 'attempt.closed', 'test', clock_timestamp(), jsonb_build_object('attemptId', $2::uuid))`,
+      [orderId, attemptId],
+    );
+    await session.query('commit');
+    session.release();
+    expect((await expiry).get(orderId)).toMatchObject({ answer: 'cancelled' });
+    expect(await shop.orders.find(orderId)).toMatchObject({ status: 'cancelled' });
+  });
+
   test('with two attempts waits for both', async () => {
     const order = await place(shop.orders);
     const one = await openAttempt(shop.orders, order.id);
@@ -286,6 +318,14 @@ describe('a question that is due by itself', () => {
   test('is not asked where the whole window is shorter: there the verdict comes soon enough', async () => {
     const order = await place(shop.orders, { paymentWindowMs: 30_000 });
     expect(await askAt((await openAttempt(shop.orders, order.id)).id)).toBeNull();
+  });
+
+  test('of an order that is paid meanwhile leads to another: what a look found open is closed', async () => {
+    const order = await place(shop.orders);
+    const attempt = await openAttempt(shop.orders, order.id);
+    await shop.orders.pay(aPayment(order));
+    await shop.orders.recordVerdict({ attemptId: attempt.id, verdict: 'open', actor: 'test' });
+    expect(await askAt(attempt.id)).not.toBeNull();
   });
 
   test('is claimed by one of several processes', async () => {

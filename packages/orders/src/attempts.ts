@@ -354,7 +354,7 @@ const noteVerdict: Statement = {
           -- Behind the fence the order's own time decides, see below.
           when o.closing_at is not null then null
           -- Once more shortly before the deadline, as after an extension.
-          when $2 = 'open' or $2 = 'processing' and o.status = 'pending_payment' then ${nextAsk('clock.at')}
+          when $2 in ('open', 'processing') and o.status = 'pending_payment' then ${nextAsk('clock.at')}
           else clock.at + ${backoff}
         end
       from orders o cross join clock

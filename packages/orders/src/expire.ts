@@ -87,8 +87,9 @@ const expireStatement = (name: string, subject: string): Statement => ({
       update orders o
       set status = 'cancelled', cancel_reason = 'payment_timeout', cancelled_at = clock.at, closing_at = null
       from judged cross join clock cross join decided
+      -- Not that no attempt is open: an update finds rows as they were when its statement began, and would pass by one whose
+      -- last attempt was closed while the lock was waited for, which is judged due. The others are true for good.
       where o.id = judged.id and judged.answer = 'due' and for_due = 'cancelled' and ${isPending} and ${isDue}
-        and o.open_attempt_count = 0
       returning o.id, o.expire_at, o.items, clock.at
     ), fenced as (
       -- Whoever is answered has this long to ask the providers; then the next sweep finds it again.

@@ -111,13 +111,13 @@ export const invariants: readonly Invariant[] = [
       where back.type = 'order.reinstated' and ended.data ->> 'reason' <> 'payment_timeout'`,
   },
   {
-    name: 'money that pays an order is what the order costs, unless a person accepted it or is told',
+    name: 'money that pays an order is what the order costs, unless a person was told',
     breaches: `
       select p.id::text as subject, format('%s %s for %s %s', p.amount, p.currency, o.amount, o.currency) as found
       from payments p
       join orders o on o.id = p.order_id
       where p.outcome = 'paid' and (p.amount, p.currency) is distinct from (o.amount, o.currency)
-        and p.resolution is distinct from 'accept' and p.listed_for is distinct from 'restated'`,
+        and p.listed_at is null`,
   },
   {
     name: 'nothing goes back by itself but what a provider verified, and what goes back has a refund',

@@ -104,6 +104,11 @@ describe('verified money that pays nothing falls due to go back, in the transact
     ).toMatchObject({
       outcome: 'orderless',
     });
+    const listedAt = async () =>
+      (await shop.orders.workList({ limit: 1000 })).map((listed) => listed.listedAt);
+    const before = await listedAt();
+    await shop.orders.pay(verified(order, { orderId, providerPaymentId: 'orderless' }));
+    expect(await listedAt()).toEqual(before);
     // Somebody learns which order it is for.
     expect(await shop.orders.pay(verified(order, { providerPaymentId: 'orderless' }))).toMatchObject({
       outcome: 'paid',
@@ -185,7 +190,10 @@ describe('by policy', () => {
     await orders.thaw(id);
     while ((await orders.thawStep(1000)).state !== 'done');
     expect(await orders.find(order.id)).toEqual(order);
-    expect((await orders.pay(verified(order))).outcome).toBe('paid');
+    expect(await orders.pay(verified(order))).toMatchObject({
+      outcome: 'paid',
+      order: { remainingMs: null },
+    });
   });
 
   test('grace: the customer is shown the deadline, the order expires later', async () => {
@@ -315,17 +323,58 @@ describe('the provider knows better than who told before:', () => {
     });
   });
 
-  test('in one batch with the report, too', async () => {
-    const order = await place(shop.orders);
-    const answers = await Promise.all([
-      shop.orders.pay(aPayment(order, { amount: 1 })),
-      shop.orders.pay(verified(order, { amount: 1 })),
-    ]);
-    expect(answers.map(({ outcome }) => outcome)).toEqual(['amount_mismatch', 'already_recorded']);
-    expect((await shop.orders.payments(order.id))[0]).toMatchObject({
-      verified: true,
-      listedFor: 'unverified',
+  test('also where a person had decided already, once', async () => {
+    const [wrong, right] = [await aCancelled(), await place(shop.orders)];
+    const { id } = paymentOf(await shop.orders.pay(aPayment(wrong)));
+    await decide(id, 'dismiss');
+    const { providerPaymentId } = aPayment(wrong);
+    for (let n = 0; n < 2; n += 1)
+      expect((await shop.orders.pay(verified(right, { providerPaymentId }))).outcome).toBe(
+        'payment_conflict',
+      );
+    expect((await shop.orders.payments(wrong.id))[0]).toMatchObject({
+      listedFor: 'conflict',
+      resolution: null,
     });
+    expect(await isListed(id)).toBe(true);
+    expect((await types(wrong.id)).filter((type) => type === 'payment.listed').length).toBe(2);
+  });
+
+  test('what a person returned in vain is shown as it is, and decided by nobody else', async () => {
+    const order = await aCancelled();
+    const { id } = paymentOf(await shop.orders.pay(aPayment(order)));
+    await decide(id, 'refund');
+    const [payment] = await shop.orders.payments(order.id);
+    await record(payment?.refund?.id ?? '', { state: 'refused', reason: 'no such capture', actor: 'test' });
+    expect(await shop.orders.pay(verified(order, { amount: 499 }))).toMatchObject({
+      outcome: 'already_recorded',
+      payment: { verified: true, amount: 499, listedFor: 'refund_failed', refund: { state: 'failed' } },
+    });
+    expect(await isListed(id)).toBe(true);
+  });
+
+  test.each([
+    ['the right amount', 500, 'paid', { verified: true, amount: 500, listedAt: null, refund: null }],
+    ['the same', 1, 'amount_mismatch', { verified: true, listedAt: null, refund: { state: 'due' } }],
+  ])('in one batch with a report of a wrong amount: %s', async (_, amount, outcome, payment) => {
+    const order = await place(shop.orders);
+    const requests = [
+      aPayment(order, { amount: 1 }),
+      verified(order, { amount }),
+      verified(order, { amount: 2 }),
+    ];
+    const answers = await Promise.all(requests.map((request) => shop.orders.pay(request)));
+    expect(answers.map((answer) => answer.outcome)).toEqual(['amount_mismatch', outcome, 'already_recorded']);
+    expect(await shop.orders.payments(order.id)).toMatchObject([payment]);
+  });
+
+  test('in one batch with another amount than was reported: a person is told, once', async () => {
+    const order = await place(shop.orders);
+    const requests = [aPayment(order), verified(order, { amount: 499 }), verified(order, { amount: 498 })];
+    const answers = await Promise.all(requests.map((request) => shop.orders.pay(request)));
+    expect(answers.map(({ outcome }) => outcome)).toEqual(['paid', 'already_recorded', 'already_recorded']);
+    expect(await shop.orders.payments(order.id)).toMatchObject([{ amount: 499, listedFor: 'restated' }]);
+    expect((await types(order.id)).filter((type) => type === 'payment.listed').length).toBe(1);
   });
 });
 

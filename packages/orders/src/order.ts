@@ -71,9 +71,9 @@ export const orderColumns = `
   o.metadata, o.created_at, nullif(o.deadline_at, 'infinity') as deadline_at,
   nullif(o.expire_at, 'infinity') as expire_at, o.remind_at, o.paid_at, o.cancelled_at, o.partition,
   case
+    when o.deadline_at = 'infinity' then null
     when o.status <> 'pending_payment' then 0::bigint
-    when o.deadline_at < 'infinity'
-      then greatest(0, ceil(extract(epoch from o.deadline_at - clock_timestamp()) * 1000))::bigint
+    else greatest(0, ceil(extract(epoch from o.deadline_at - clock_timestamp()) * 1000))::bigint
   end as remaining_ms`;
 
 /** Turns a row into the order it stands for. */

@@ -20,6 +20,7 @@ import {
   wayBack,
   type Decision,
   type LateMoney,
+  type ListReason,
   type Payment,
   type PaymentOutcome,
 } from './payments.ts';
@@ -94,7 +95,8 @@ const readCaptures: Statement = {
   text: `
     select
       p.id, p.order_id as "orderId", p.provider, p.provider_payment_id as "providerPaymentId", p.outcome, p.verified,
-      p.amount, p.currency, p.resolution is not null as "isResolved"
+      p.amount, p.currency, p.listed_for as "listedFor", p.goes_back as "goesBack",
+      p.resolution is not null as "isResolved"
     from (
       select distinct provider, provider_payment_id
       from unnest($1::text[], $2::text[]) as told (provider, provider_payment_id)
@@ -119,9 +121,9 @@ interface Capture {
   readonly verified: boolean;
   readonly amount: number;
   readonly currency: string;
+  readonly listedFor: ListReason | null;
+  readonly goesBack: boolean;
   readonly isResolved: boolean;
-  /** Told for the first time in this batch. */
-  readonly isNew?: boolean;
 }
 
 const recordPayments: Statement = {
@@ -198,8 +200,15 @@ const amendPayments: Statement = {
     ), amended as (
       update payments p set
         verified = told.verified, amount = told.amount, currency = told.currency,
-        listed_at = case when told."listedFor" is null then p.listed_at else coalesce(p.listed_at, clock.at) end,
-        listed_for = coalesce(told."listedFor", p.listed_for)
+        listed_at = case
+          when told."listedFor" is null or p.listed_at is not null and p.resolved_at is null then p.listed_at
+          else clock.at
+        end,
+        listed_for = coalesce(told."listedFor", p.listed_for),
+        -- Whoever decided about it did not know this.
+        resolution = case when told."listedFor" is null then p.resolution end,
+        resolved_at = case when told."listedFor" is null then p.resolved_at end,
+        resolved_by = case when told."listedFor" is null then p.resolved_by end
       from jsonb_to_recordset($1::jsonb) as told (
         id uuid, verified boolean, amount bigint, currency text, "listedFor" text, actor text
       ) cross join clock
@@ -325,8 +334,6 @@ async function commitPayments(
     return { outcome: 'late', ...wayBack(request.verified, 'refund') };
   };
   const verdicts = decideBatch(drafts, claims, orders, captures, decide);
-  const told = verdicts.filter((verdict) => verdict.kind === 'record');
-  const amended = verdicts.flatMap(({ amend }) => amend ?? []);
   const ended = new Map<string, Pick<PayRequest, 'attemptId' | 'orderId' | 'provider' | 'actor'>>();
   for (const [n, { kind }] of verdicts.entries()) {
     const request = requests[n];
@@ -345,10 +352,7 @@ async function commitPayments(
   // Sent together, run in this order: the answers are read as the writes left them.
   const recording = Promise.all([
     ended.size === 0 ? undefined : tx.query(endPaidAttempts, [JSON.stringify([...ended.values()])]),
-    told.length === 0 && keys.length === 0
-      ? undefined
-      : tx.query(recordPayments, [rowsOf(told), JSON.stringify(keys)]),
-    amended.length === 0 ? undefined : tx.query(amendPayments, [JSON.stringify(amended)]),
+    record(tx, verdicts, keys),
     readOrders(
       tx,
       answered.flatMap(({ orderId }) => orderId ?? []),
@@ -359,7 +363,7 @@ async function commitPayments(
     ),
   ]);
   tx.commit();
-  const [, , , orderById, paymentById] = await recording;
+  const [, , orderById, paymentById] = await recording;
   return verdicts.map((verdict): PayAnswer => {
     if (verdict.kind === 'refuse') return { outcome: verdict.outcome };
     const { outcome } = verdict;
@@ -412,6 +416,46 @@ async function lockShelf(
       return true;
     },
   };
+}
+
+/** What is written together: about each payment once. */
+interface Round {
+  readonly told: Recorded[];
+  readonly amended: Amendment[];
+}
+
+/** Mostly one round. Where a capture is told several times in a batch, each telling is written over the one before. */
+function inRounds(verdicts: readonly Verdict[]): readonly Round[] {
+  let round: Round = { told: [], amended: [] };
+  let written = new Set<string>();
+  const rounds = [round];
+  for (const verdict of verdicts) {
+    const { amend } = verdict;
+    const id = verdict.kind === 'record' ? verdict.paymentId : amend?.id;
+    if (id === undefined) continue;
+    if (written.has(id)) {
+      round = { told: [], amended: [] };
+      written = new Set();
+      rounds.push(round);
+    }
+    written.add(id);
+    if (verdict.kind === 'record') round.told.push(verdict);
+    else if (amend !== undefined) round.amended.push(amend);
+  }
+  return rounds;
+}
+
+/** Sends what writes the verdicts, and the keys with the first of it. */
+function record(tx: Transaction, verdicts: readonly Verdict[], keys: readonly KeptKey[]): Promise<unknown> {
+  const sent = inRounds(verdicts).flatMap(({ told, amended }, n) => {
+    const kept = n === 0 ? keys : [];
+    const isNothingTold = told.length === 0 && kept.length === 0;
+    return [
+      isNothingTold ? [] : [tx.query(recordPayments, [rowsOf(told), JSON.stringify(kept)])],
+      amended.length === 0 ? [] : [tx.query(amendPayments, [JSON.stringify(amended)])],
+    ].flat();
+  });
+  return Promise.all(sent);
 }
 
 function rowsOf(told: readonly Recorded[]): string {
@@ -472,8 +516,12 @@ function decideBatch(
     if (order === undefined && !request.verified) return { kind: 'refuse', outcome: 'order_not_found' };
 
     const earlier = captures.get(identity(request));
-    const isRestated = earlier !== undefined && earlier.id !== id && isDoubtful(earlier, request);
-    if (earlier !== undefined && !isRestated) return answerRepeat(draft, earlier, order);
+    const isRestated = earlier !== undefined && earlier.id !== id && isDoubtful(earlier, request, order);
+    if (earlier !== undefined && !isRestated) {
+      const repeat = answerRepeat(draft, earlier, order);
+      if (repeat.amend !== undefined) captures.set(identity(request), { ...earlier, ...known(repeat.amend) });
+      return repeat;
+    }
     const decision: Decision =
       order === undefined
         ? { outcome: 'orderless', does: 'list', listedFor: 'orderless' }
@@ -490,8 +538,9 @@ function decideBatch(
       verified,
       amount,
       currency,
+      listedFor: decision.listedFor,
+      goesBack: decision.does === 'refund',
       isResolved: false,
-      isNew: true,
     });
     if (order !== undefined && (decision.does === 'pay' || decision.does === 'reinstate'))
       orders.set(order.id, { ...order, status: 'paid', cancelReason: null });
@@ -499,16 +548,23 @@ function decideBatch(
   });
 }
 
+/** What is known of a capture by what amended it. What lists it asks anew, whoever has decided. */
+function known({ listedFor, ...amended }: Amendment): Partial<Capture> {
+  return listedFor === null ? amended : { ...amended, listedFor, isResolved: false };
+}
+
 /**
  * Whether a capture that was told before is to be decided anew: nobody has decided about it, it paid nothing, and now the
  * provider itself tells of it, or tells which order it was for.
  */
-function isDoubtful(earlier: Capture, request: PayRequest): boolean {
-  if (!request.verified || earlier.isNew === true || earlier.isResolved || earlier.outcome === 'paid')
-    return false;
-  if (earlier.orderId === null) return request.orderId !== null;
+function isDoubtful(earlier: Capture, request: PayRequest, order: LockedOrder | undefined): boolean {
+  if (!request.verified || isDecided(earlier) || earlier.outcome === 'paid') return false;
+  if (earlier.orderId === null) return order !== undefined;
   return !earlier.verified && earlier.orderId === request.orderId;
 }
+
+/** A person decided about it, or is to decide about its way back. */
+const isDecided = ({ isResolved, goesBack }: Capture): boolean => isResolved || goesBack;
 
 /** The answer where the same capture was told before. */
 function answerRepeat(draft: Draft, earlier: Capture, order: LockedOrder | undefined): Verdict {
@@ -520,8 +576,11 @@ function answerRepeat(draft: Draft, earlier: Capture, order: LockedOrder | undef
   const isNews = verified && !earlier.verified;
   if (earlier.orderId !== (order?.id ?? null)) {
     const refusal = { kind: 'refuse', outcome: 'payment_conflict' } as const;
-    const amend = { ...earlier, listedFor: 'conflict', actor } as const;
-    return isNews ? { ...refusal, amend } : refusal;
+    const { id: paymentId, listedFor, goesBack, ...told } = earlier;
+    // What goes back, or went back, is of no order any more.
+    if (!isNews || listedFor === 'conflict' || goesBack) return refusal;
+    const as = { verified: told.verified, amount: told.amount, currency: told.currency };
+    return { ...refusal, amend: { id: paymentId, ...as, listedFor: 'conflict', actor } };
   }
   const repeat = {
     kind: 'repeat',
@@ -531,7 +590,7 @@ function answerRepeat(draft: Draft, earlier: Capture, order: LockedOrder | undef
   } as const;
   if (!isNews) return repeat;
   const isSame = amount === earlier.amount && currency === earlier.currency;
-  const listedFor = isSame || earlier.isResolved ? null : 'restated';
+  const listedFor = isSame || isDecided(earlier) ? null : 'restated';
   return { ...repeat, amend: { id: earlier.id, verified, amount, currency, listedFor, actor } };
 }
 

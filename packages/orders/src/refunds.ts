@@ -86,6 +86,9 @@ const save: Statement = {
   text: `
     with clock as materialized (
       select date_trunc('milliseconds', clock_timestamp()) as at
+    ), known as materialized (
+      -- Its order is locked by an earlier statement.
+      select id, sent_at from refunds where id = $1
     ), saved as (
       update refunds r set
         state = case $2 when 'unknown' then r.state when 'refused' then 'failed' else $2 end,
@@ -101,10 +104,10 @@ const save: Statement = {
           when 'unknown' then clock.at
             + least(interval '1 second' * 2 ^ least(r.try_count, 12), interval '1 hour') * (0.75 + random() * 0.5)
         end
-      from clock
+      from known cross join clock
       -- A bank may send money back days after the provider thought that it had arrived.
-      where r.id = $1 and (r.state in ('due', 'sent') or r.state = 'confirmed' and $2 = 'refused')
-      returning r.id, r.payment_id, r.state, r.provider_refund_id, r.sent_at = clock.at as is_first
+      where r.id = known.id and (r.state in ('due', 'sent') or r.state = 'confirmed' and $2 = 'refused')
+      returning r.id, r.payment_id, r.state, r.provider_refund_id, known.sent_at is null as is_first
     ), listed as (
       -- The provider refused: a person must see to it, also where one has decided that it goes back.
       update payments p set

@@ -277,6 +277,24 @@ describe('a due order with an open attempt', () => {
     expect(await askAt(attemptId)).toBeNull();
   });
 
+  test('that a customer cancels while another attempt begins is cancelled, and that attempt is closed afterwards', async () => {
+    const { id: orderId } = await place(shop.orders);
+    const session = await shop.database.connect();
+    await session.query('begin');
+    await session.query('update orders set open_attempt_count = 1 where id = $1', [orderId]);
+    const cancelling = shop.orders.cancel({ orderId, reason: 'customer', actor: 'test' });
+    await waitFor(async () => (await waitingCount()) > 0, { what: 'the cancellation to wait' });
+    await session.query(
+      `insert into payment_attempts (id, order_id, provider, hand_off_as, pay_by, created_at)
+       select id, id, 'wallet', 'url', deadline_at, created_at from orders where id = $1`,
+      [orderId],
+    );
+    await session.query('commit');
+    session.release();
+    expect((await cancelling).outcome).toBe('cancelled');
+    expect(await askAt(orderId)).not.toBeNull();
+  });
+
   test('whose clock is frozen meanwhile is held; the thaw moves it, and its fence falls', async () => {
     const { orderId, attemptId } = await aFenced('frozen');
     const scope = { channel: 'frozen' };

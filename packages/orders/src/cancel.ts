@@ -16,6 +16,12 @@ export type CancelAnswer =
   | { readonly outcome: 'cancelled' | 'already_cancelled' | 'already_paid'; readonly order: Order }
   | { readonly outcome: 'order_not_found' };
 
+const lockOrder: Statement = {
+  name: 'cancel_lock_order',
+  // By itself, so that the next statement sees the attempts that began while this one waited.
+  text: 'select from orders where id = $1 for no key update',
+};
+
 const cancelPending: Statement = {
   name: 'cancel_order',
   text: `
@@ -39,7 +45,10 @@ const cancelPending: Statement = {
 export function cancelOrder(database: Database, request: CancelRequest): Promise<CancelAnswer> {
   const { orderId, reason, actor } = request;
   return transaction(database, async (tx): Promise<CancelAnswer> => {
-    const [row] = await tx.query<OrderRow>(cancelPending, [orderId, reason, actor]);
+    const [, [row]] = await Promise.all([
+      tx.query(lockOrder, [orderId]),
+      tx.query<OrderRow>(cancelPending, [orderId, reason, actor]),
+    ]);
     if (row !== undefined) return { outcome: 'cancelled', order: toOrder(row) };
     const order = (await readOrders(tx, [orderId])).get(orderId);
     if (order === undefined) return { outcome: 'order_not_found' };

@@ -19,7 +19,7 @@ const maxInHand = 60;
 const putOffMs = 2000;
 
 /** How long `stop` waits for answers that are under way, ms. A claim that is left behind ends by itself. */
-const stopWaitMs = 9000;
+const stopWaitMs = 5000;
 
 /** Asks payment providers what became of attempts, before orders are cancelled, and after they were settled otherwise. */
 export interface Closer extends Service {

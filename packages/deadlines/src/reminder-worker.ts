@@ -24,7 +24,7 @@ export type Remind = (orderIds: readonly string[]) => Promise<ReadonlyMap<string
 const maxBatchSize = 250;
 
 /** How long jobs in hand may take when the worker stops, ms. */
-const closeMs = 5000;
+const closeMs = 2000;
 
 /**
  * Consumes the jobs of payment reminders. A job of which nothing is left to do completes and is removed; one that was too

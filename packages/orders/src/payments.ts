@@ -49,7 +49,7 @@ export interface Payment {
 }
 
 /** SQL: the columns of a payment `p`. */
-export const paymentColumns = `
+const paymentColumns = `
   p.id, p.order_id as "orderId", p.provider, p.provider_payment_id as "providerPaymentId", p.amount, p.currency,
   p.outcome, p.verified, p.recorded_at as "recordedAt", p.listed_at as "listedAt", p.listed_for as "listedFor",
   p.resolution, p.resolved_at as "resolvedAt", p.resolved_by as "resolvedBy", p.note`;

@@ -175,12 +175,17 @@ describe('a due order with an open attempt', () => {
     expect((await shop.orders.sweep(1000, 'test')).get(orderId)).toMatchObject({ answer: 'cancelled' });
   });
 
-  test('is cancelled by an expiry that waited while its last attempt was closed', async () => {
+  test.each([
+    ['alone', 0],
+    ['behind others that were there at once', 3],
+  ])('is cancelled by an expiry that waited, %s, while its last attempt was closed', async (_, others) => {
+    const before = await placeMany(shop.orders, others);
+    if (others > 0) await makeDue(shop.database, before);
     const { orderId, attemptId } = await aFenced();
     const session = await shop.database.connect();
     await session.query('begin');
     await session.query('select from orders where id = $1 for update', [orderId]);
-    const expiry = shop.orders.expire([orderId], 'test');
+    const expiry = shop.orders.expire([...before.map(({ id }) => id), orderId], 'test');
     await waitFor(async () => (await waitingCount()) > 0, { what: 'expiry to wait' });
     await session.query(
       `update payment_attempts set state = 'closed', ended_at = clock_timestamp(), ask_at = null where id = $1`,
@@ -195,7 +200,9 @@ describe('a due order with an open attempt', () => {
     await session.query('commit');
     session.release();
     expect((await expiry).get(orderId)).toMatchObject({ answer: 'cancelled' });
-    expect(await shop.orders.find(orderId)).toMatchObject({ status: 'cancelled' });
+    const [attempt] = await shop.orders.attempts(orderId);
+    const { cancelledAt } = (await shop.orders.find(orderId)) ?? {};
+    expect(cancelledAt?.getTime()).toBeGreaterThanOrEqual(attempt?.endedAt?.getTime() ?? Infinity);
   });
 
   test('with two attempts waits for both', async () => {

@@ -62,16 +62,12 @@ const judgedColumns = `o.id, o.status, o.channel, o.payment_method, o.providers,
  * repeats what must be true of the row, so that it stands by itself. Where too much may be overdue, nothing is
  * cancelled: `held` is then the answer for what is due.
  *
- * @param subject SQL that selects and locks the rows `o`
+ * @param subject SQL of the CTEs `locked`, which selects and locks the rows `o`, and `clock`
  */
 const expireStatement = (name: string, subject: string): Statement => ({
   name,
   text: `
-    with clock as materialized (
-      select date_trunc('milliseconds', clock_timestamp()) as at
-    ), locked as materialized (
-      ${subject}
-    ), judged as materialized (
+    with ${subject}, judged as materialized (
       select o.id, o.expire_at, case
         when not (${isPending}) then 'settled'
         when ${isFrozen} then 'frozen'
@@ -118,12 +114,20 @@ const expireStatement = (name: string, subject: string): Statement => ({
     from judged cross join clock cross join decided`,
 });
 
+const readClock = "select date_trunc('milliseconds', clock_timestamp()) as at";
+
 const expireById = expireStatement(
   'expire_by_id',
-  `select ${judgedColumns} from orders o
+  `locked as materialized (
+      select ${judgedColumns} from orders o
       where o.id = any ($1::uuid[])
       order by o.id
-      for no key update`,
+      for no key update
+    ), clock as materialized (
+      -- Read when all of them are locked. Read at the first one, an order that had to be waited for was cancelled some ms
+      -- before its last attempt was closed.
+      ${readClock} from (select count(*) from locked) as all_of_them
+    )`,
 );
 
 /**
@@ -145,11 +149,15 @@ const isWithinReach = `o.check_at <= case
 const sweepDue = expireStatement(
   'expire_sweep',
   // Rows that somebody works on are left to him, so the sweeper waits for nothing and can take them by check_at.
-  `select ${judgedColumns} from orders o
+  `clock as materialized (
+      ${readClock}
+    ), locked as materialized (
+      select ${judgedColumns} from orders o
       where ${isPending} and ${isOverdue} and ${isWithinReach} and not ${isFrozen}
       order by o.check_at
       limit $1
-      for no key update of o skip locked`,
+      for no key update of o skip locked
+    )`,
 );
 
 /**

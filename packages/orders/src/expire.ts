@@ -68,7 +68,7 @@ const expireStatement = (name: string, subject: string): Statement => ({
   name,
   text: `
     with ${subject}, judged as materialized (
-      select o.id, o.expire_at, case
+      select o.id, o.expire_at, o.closing_at is null as is_unfenced, case
         when not (${isPending}) then 'settled'
         when ${isFrozen} then 'frozen'
         when not (${isDue}) then 'not_due'
@@ -93,7 +93,7 @@ const expireStatement = (name: string, subject: string): Statement => ({
       set closing_at = coalesce(o.closing_at, clock.at), check_at = clock.at + interval '${claimMs} ms'
       from judged cross join clock cross join decided
       where o.id = judged.id and judged.answer = 'closing' and for_due = 'cancelled' and ${isPending}
-      returning o.id, o.closing_at = clock.at as is_new, clock.at
+      returning o.id, judged.is_unfenced as is_new, clock.at
     ), told as (
       insert into events (order_id, type, actor, at, data)
       select id, 'order.closing', $2::text, at, '{}' from fenced where is_new

@@ -1,6 +1,6 @@
 import { isDeepStrictEqual } from 'node:util';
 import { inModel, type Command } from './commands.ts';
-import { showOrder, type Answer, type Shop } from './shop.ts';
+import { showOrder, showPayment, type Answer, type Event, type Shop } from './shop.ts';
 import { factsOf, type Facts } from './stage.ts';
 
 /**
@@ -18,16 +18,43 @@ function afterAnswer(
     command.do === 'sweep' ? { do: 'expire', orders: Object.keys(answer.answers ?? {}) } : command;
   const [next, expected] = inModel(shop, found, answer);
   if (isDeepStrictEqual(answer, expected)) return [next, false];
-  const isEarly = command.do === 'pay' && isDeepStrictEqual({ ...answer, order: expected.order }, expected);
-  return isEarly ? [next, true] : undefined;
+  const isPayment = command.do === 'pay' || command.do === 'attempt pays';
+  return isPayment && isDeepStrictEqual(withoutState(answer), withoutState(expected))
+    ? [next, true]
+    : undefined;
 }
+
+const withoutState = ({ order, payment, ...answer }: Answer): object => ({
+  ...answer,
+  order: order?.name,
+  payment: payment?.capture,
+});
 
 /** A command and what it was answered. */
 export type Answered = readonly [command: Command, answer: Answer];
 
-/** Whether the model shows the order like this. */
-const shows = (shop: Shop, { order }: Answer): boolean =>
-  order === undefined || (order.name in shop.orders && isDeepStrictEqual(showOrder(shop, order.name), order));
+/** Whether the model shows the order and the payment like this. */
+const shows = (shop: Shop, { order, payment }: Answer): boolean =>
+  (order === undefined ||
+    (order.name in shop.orders && isDeepStrictEqual(showOrder(shop, order.name), order))) &&
+  (payment === undefined ||
+    (payment.capture in shop.payments && isDeepStrictEqual(showPayment(shop, payment.capture), payment)));
+
+const place = ({ type, listedFor }: Partial<Event>): number => {
+  if (type === 'attempt.paid') return 1;
+  return listedFor === 'restated' || listedFor === 'conflict' ? 2 : 0;
+};
+
+/**
+ * The facts, but for this: of payments that are committed together, it is told of all of them at first which attempts they
+ * ended, and at last about which of them a person is to decide again.
+ */
+function withoutOrder(facts: Facts): Facts {
+  const stories = Object.entries(facts.stories).map(([name, story]) => {
+    return [name, story.toSorted((a, b) => place(a) - place(b))] as const;
+  });
+  return { ...facts, stories: Object.fromEntries(stories) };
+}
 
 /**
  * Looks for an order of the commands in which the model gives these answers and ends with these rows.
@@ -44,7 +71,9 @@ export function explain(
 ): Shop | undefined {
   const stillEarly = early.filter((answer) => !shows(shop, answer));
   if (answered.length === 0)
-    return stillEarly.length === 0 && isDeepStrictEqual(factsOf(shop), facts) ? shop : undefined;
+    return stillEarly.length === 0 && isDeepStrictEqual(withoutOrder(factsOf(shop)), withoutOrder(facts))
+      ? shop
+      : undefined;
   for (const [n, [command, answer]] of answered.entries()) {
     const [next, isEarly] = afterAnswer(shop, command, answer) ?? [];
     if (next === undefined) continue;

@@ -1,10 +1,21 @@
-import type { Database } from '@lapse/runtime';
+import { queryable, type Database } from '@lapse/runtime';
+import { attemptColumns, type PaymentAttempt } from '../attempts.ts';
 import type { Order as RealOrder } from '../order.ts';
-import type { Payment as RealPayment } from '../payments.ts';
+import { readPayments, type Payment as RealPayment } from '../payments.ts';
+import { defaultPolicies, type Policies } from '../policies.ts';
 import type { Orders } from '../index.ts';
 import { openTestOrders } from '../testing.ts';
 import { unknownOrder } from './commands.ts';
-import { showOrder, showStock, type Shop } from './shop.ts';
+import {
+  finite,
+  isListed,
+  openAttempts,
+  policies as policyByMethod,
+  showOrder,
+  showPayment,
+  showStock,
+  type Shop,
+} from './shop.ts';
 
 /** The model's clock 0, in the database. */
 const firstInstant = Date.UTC(2030, 0, 1);
@@ -28,11 +39,17 @@ class Ids {
   nameOf(id: string): string {
     return this.#nameById.get(id) ?? `nameless ${id}`;
   }
+
+  knows(id: string): boolean {
+    return this.#nameById.has(id);
+  }
 }
 
 /** Says in the model's words what the database says. */
 export class Names {
   readonly orders = new Ids();
+  readonly attempts = new Ids();
+  readonly payments = new Ids();
   readonly freezes = new Ids();
 
   constructor() {
@@ -44,59 +61,68 @@ export class Names {
   msOrNull = (at: Date | null): number | null => (at === null ? null : this.msOf(at));
 
   order(order: RealOrder) {
-    const { id, status, cancelReason, currency, amount, items, remainingMs } = order;
-    const { deadlineAt, expireAt } = order;
-    if (deadlineAt === null || remainingMs === null) throw new Error(`order ${id} has no deadline`);
-    if (expireAt?.getTime() !== deadlineAt.getTime()) throw new Error(`order ${id} has a grace`);
+    const { id, status, cancelReason, channel, paymentMethod, currency, amount, items, remainingMs } = order;
     return {
       name: this.orders.nameOf(id),
       status,
       cancelReason,
+      channel,
+      paymentMethod,
       currency,
       amount,
       items,
       remainingMs,
       createdAt: this.msOf(order.createdAt),
-      deadlineAt: this.msOf(deadlineAt),
+      deadlineAt: this.msOrNull(order.deadlineAt),
+      expireAt: this.msOrNull(order.expireAt),
       paidAt: this.msOrNull(order.paidAt),
       cancelledAt: this.msOrNull(order.cancelledAt),
     };
   }
 
-  payment(payment: RealPayment) {
-    const { providerPaymentId: capture, orderId, amount, currency, outcome, recordedAt, listedAt } = payment;
-    if (this.msOrNull(listedAt) !== (outcome === 'paid' ? null : this.msOf(recordedAt)))
-      throw new Error(`the payment ${capture} is ${outcome} and listed at ${String(listedAt)}`);
+  payment({ providerPaymentId: capture, orderId, recordedAt, listedAt, refund, ...rest }: RealPayment) {
+    const { amount, currency, outcome, verified, listedFor, resolution } = rest;
     return {
       capture,
-      order: this.orders.nameOf(orderId ?? ''),
+      order: orderId === null ? null : this.orders.nameOf(orderId),
       amount,
       currency,
       outcome,
+      verified,
       recordedAt: this.msOf(recordedAt),
+      listedAt: this.msOrNull(listedAt),
+      listedFor,
+      resolution,
+      refund: refund === null ? null : { state: refund.state, actor: refund.actor },
     };
   }
 
   event({ type, at, data }: EventRow): object {
-    const { freezeId, providerPaymentId, outcome, reason, latenessMs, frozenMs, ...rest } = data;
-    const instants = Object.entries(rest).flatMap(([field, value]) =>
-      ['deadlineAt', 'expireAt', 'from', 'to'].includes(field)
-        ? [[field, this.msOf(new Date(String(value)))] as const]
-        : [],
-    );
+    const { freezeId, attemptId, paymentId, outcome, listedFor, resolution, latenessMs, frozenMs } = data;
+    const instants = ['deadlineAt', 'expireAt', 'from', 'to'].flatMap((field): [string, number | null][] => {
+      const value = data[field];
+      if (value === null) return [[field, null]];
+      return typeof value === 'string' ? [[field, this.msOf(new Date(value))]] : [];
+    });
     return withoutUndefined({
       type,
       at: this.msOf(at),
       ...Object.fromEntries(instants),
-      freeze: typeof freezeId === 'string' ? this.freezes.nameOf(freezeId) : undefined,
-      capture: providerPaymentId,
+      freeze: nameOf(this.freezes, freezeId),
+      attempt: nameOf(this.attempts, attemptId),
+      capture: nameOf(this.payments, paymentId),
       outcome,
-      reason,
+      listedFor,
+      resolution,
+      reason: type === 'order.cancelled' ? data['reason'] : undefined,
       latenessMs,
       frozenMs,
     });
   }
 }
+
+const nameOf = (ids: Ids, id: unknown): string | undefined =>
+  typeof id === 'string' ? ids.nameOf(id) : undefined;
 
 const withoutUndefined = (fields: Readonly<Record<string, unknown>>): object =>
   Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== undefined));
@@ -112,8 +138,10 @@ interface EventRow {
 export interface Facts {
   readonly stock: object;
   readonly orders: object;
-  readonly stories: object;
-  readonly givenBackTo: object;
+  readonly stories: Readonly<Record<string, readonly object[]>>;
+  /** What nobody is shown of the orders. */
+  readonly insides: object;
+  readonly attempts: object;
   readonly payments: object;
   readonly workList: readonly string[];
   readonly freezes: object;
@@ -121,21 +149,27 @@ export interface Facts {
 
 /** What there is in the model. */
 export function factsOf(shop: Shop): Facts {
-  const names = Object.keys(shop.orders);
   const payments = Object.entries(shop.payments);
   return {
     stock: fromEntries(Object.keys(shop.stock), (sku) => showStock(shop, sku)),
-    orders: fromEntries(names, (name) => showOrder(shop, name)),
-    stories: fromEntries(names, (name) => shop.orders[name]?.story),
-    givenBackTo: fromEntries(names, (name) => shop.orders[name]?.givenBackTo),
-    payments: Object.fromEntries(payments.map(([capture, payment]) => [capture, { capture, ...payment }])),
+    orders: fromEntries(Object.keys(shop.orders), (name) => showOrder(shop, name)),
+    stories: mapValues(shop.orders, ({ story }) => story),
+    insides: mapValues(shop.orders, ({ givenBackTo, closingAt, extensionCount, extendedMs }, name) => {
+      const openAttemptCount = openAttempts(shop, name).length;
+      return { givenBackTo, closingAt, extensionCount, extendedMs, openAttemptCount };
+    }),
+    attempts: shop.attempts,
+    payments: fromEntries(Object.keys(shop.payments), (capture) => showPayment(shop, capture)),
     workList: payments
-      .filter(([, { outcome }]) => outcome !== 'paid')
+      .filter(([, payment]) => isListed(payment))
       .map(([capture]) => capture)
       .toSorted(),
     freezes: Object.fromEntries(shop.freezes.map((each) => [each.name, each])),
   };
 }
+
+const mapValues = <From, To>(from: Readonly<Record<string, From>>, to: (value: From, key: string) => To) =>
+  Object.fromEntries(Object.entries(from).map(([key, value]) => [key, to(value, key)]));
 
 const fromEntries = (keys: readonly string[], value: (key: string) => unknown): object =>
   Object.fromEntries(keys.map((key) => [key, value(key)]));
@@ -159,9 +193,26 @@ export interface Stage {
   close(): Promise<void>;
 }
 
+/** The model's policies, as a file of them would be read. */
+const policies: Policies = {
+  ...defaultPolicies,
+  rules: Object.entries(policyByMethod).map(([method, policy]) => ({
+    channels: null,
+    paymentMethods: new Set([method]),
+    policy: {
+      ...defaultPolicies.defaults,
+      name: method,
+      windowMs: finite(policy.windowMs),
+      graceMs: policy.graceMs,
+      extension: { maxCount: finite(policy.mostExtensions), maxTotalMs: finite(policy.mostExtendedMs) },
+      lateMoney: policy.lateMoney,
+    },
+  })),
+};
+
 /** Opens a stage in a database of its own. */
 export async function openStage(): Promise<Stage> {
-  const shop = await openTestOrders();
+  const shop = await openTestOrders({ policies });
   await shop.database.query(`
     create schema stopped;
     create table stopped.time as select to_timestamp(${firstInstant / 1000}) as at;
@@ -188,8 +239,8 @@ export async function openStage(): Promise<Stage> {
       async clear() {
         names = new Names();
         await database.query(`
-          delete from refunds; delete from payments; delete from payment_attempts; delete from orders; delete from events; delete from idempotency_keys;
-          delete from freezes; delete from stock`);
+          delete from refunds; delete from payments; delete from payment_attempts; delete from orders;
+          delete from events; delete from idempotency_keys; delete from freezes; delete from stock`);
         await stage.setClock(0);
       },
       close: () => shop.close(),
@@ -199,53 +250,87 @@ export async function openStage(): Promise<Stage> {
   return open();
 }
 
-interface TimerRow {
+interface InsideRow {
   readonly id: string;
   readonly given_back_to: Date;
-  /** A pending order whose check_at is not its expire_at. */
+  readonly closing_at: Date | null;
+  readonly extension_count: number;
+  readonly extended_ms: number;
+  readonly open_attempt_count: number;
+  /** A pending order that neither its providers nor a freeze hold, and that no sweep looks at when its time is over. */
   readonly astray: boolean;
 }
 
 async function readFacts({ database, orders, names }: Stage): Promise<Facts> {
-  const [{ orders: list }, stock, work, freezes, payments, events, timers] = await Promise.all([
+  const [{ orders: list }, stock, work, freezes, attempts, payments, events, insides] = await Promise.all([
     orders.list({ limit: 1000 }),
     orders.listStock({ after: '', limit: 1000 }),
     orders.workList({ limit: 1000 }),
     orders.freezes(1000),
-    database.query<RealPayment>(`
-      select order_id as "orderId", provider_payment_id as "providerPaymentId", amount, currency, outcome,
-        recorded_at as "recordedAt", listed_at as "listedAt"
-      from payments`),
+    database.query<PaymentAttempt>(`select ${attemptColumns} from payment_attempts a`),
+    database.query<{ id: string }>('select id from payments'),
     database.query<EventRow>('select order_id, type, at, data from events order by seq'),
-    database.query<TimerRow>(`
-      select id, coalesce(thawed_through, created_at) as given_back_to,
-        status = 'pending_payment' and check_at <> expire_at as astray
+    database.query<InsideRow>(`
+      select id, coalesce(thawed_through, created_at) as given_back_to, closing_at, extension_count, extended_ms,
+        open_attempt_count,
+        status = 'pending_payment' and closing_at is null and not exists (select from freezes where state <> 'done')
+          and case when expire_at > clock_timestamp() then check_at <> expire_at else check_at > clock_timestamp() end
+          as astray
       from orders`),
   ]);
-  const astray = timers.rows.filter((row) => row.astray);
+  const astray = insides.rows.filter((row) => row.astray);
   if (astray.length > 0)
     throw new Error(`order ${names.orders.nameOf(astray[0]?.id ?? '')} is not looked at in time`);
 
+  const paymentById = await readPayments(
+    queryable(database),
+    payments.rows.map(({ id }) => id),
+  );
+  for (const [id, { providerPaymentId }] of paymentById) names.payments.give(providerPaymentId, id);
   const stories: Record<string, object[]> = {};
   for (const row of events.rows) (stories[names.orders.nameOf(row.order_id)] ??= []).push(names.event(row));
   return {
     stock: Object.fromEntries(stock.map((level) => [level.sku, level])),
     orders: Object.fromEntries(list.map((order) => [names.orders.nameOf(order.id), names.order(order)])),
     stories,
-    givenBackTo: Object.fromEntries(
-      timers.rows.map((row) => [names.orders.nameOf(row.id), names.msOf(row.given_back_to)]),
+    insides: Object.fromEntries(
+      insides.rows.map((row) => [
+        names.orders.nameOf(row.id),
+        {
+          givenBackTo: names.msOf(row.given_back_to),
+          closingAt: names.msOrNull(row.closing_at),
+          extensionCount: row.extension_count,
+          extendedMs: row.extended_ms,
+          openAttemptCount: row.open_attempt_count,
+        },
+      ]),
+    ),
+    attempts: Object.fromEntries(
+      attempts.rows.map(({ id, orderId, provider, state, createdAt, endedAt, verdict, verdictSince }) => [
+        names.attempts.nameOf(id),
+        {
+          order: names.orders.nameOf(orderId),
+          provider,
+          state,
+          openedAt: names.msOf(createdAt),
+          endedAt: names.msOrNull(endedAt),
+          verdict,
+          verdictSince: names.msOrNull(verdictSince),
+        },
+      ]),
     ),
     payments: Object.fromEntries(
-      payments.rows.map((payment) => [payment.providerPaymentId, names.payment(payment)]),
+      Array.from(paymentById.values(), (payment) => [payment.providerPaymentId, names.payment(payment)]),
     ),
     workList: work.map(({ providerPaymentId }) => providerPaymentId).toSorted(),
     freezes: Object.fromEntries(
-      freezes.map(({ id, frozenAt, thawingAt, doneAt }) => {
+      freezes.map(({ id, scope, frozenAt, thawingAt, doneAt }) => {
         const name = names.freezes.nameOf(id);
         return [
           name,
           {
             name,
+            scope,
             frozenAt: names.msOf(frozenAt),
             thawingAt: names.msOrNull(thawingAt),
             doneAt: names.msOrNull(doneAt),

@@ -12,7 +12,7 @@ export interface Fault {
   /** What happens, for people. */
   readonly what: string;
   /** What it works on. Faults that work on the same are not combined. */
-  readonly touches: readonly ('redis' | 'postgres' | 'api' | 'worker' | 'network')[];
+  readonly touches: readonly ('redis' | 'postgres' | 'api' | 'worker' | 'network' | 'provider')[];
   /** How long it lasts before it is healed, ms; 0 where it is over at once. */
   readonly lastsMs: number;
   /** Failures of calls it excuses, where not all; see `Load.failures`. */
@@ -166,7 +166,7 @@ export const faults: Readonly<Record<string, Fault>> = {
     },
   },
   'cut-once': {
-    what: 'every connection to both servers is cut at once',
+    what: 'every connection to servers and payment providers is cut at once',
     touches: ['network'],
     lastsMs: 0,
     inject: ({ members }) => {
@@ -175,7 +175,7 @@ export const faults: Readonly<Record<string, Fault>> = {
     },
   },
   'cut-often': {
-    what: "one process's connections to one server are cut every 20 to 200 ms, for 8 s",
+    what: "one process's connections to one server or provider are cut every 20 to 200 ms, for 8 s",
     touches: ['network'],
     lastsMs: 8000,
     inject: ({ members }, random) =>
@@ -203,7 +203,7 @@ export const faults: Readonly<Record<string, Fault>> = {
     },
   },
   slow: {
-    what: 'everything between processes and servers takes 50 to 200 ms longer, each way, for 10 s',
+    what: 'everything between processes, servers and payment providers takes 50 to 200 ms longer, each way, for 10 s',
     touches: ['network'],
     lastsMs: 10_000,
     holdsUpExpiry: true,
@@ -263,6 +263,26 @@ export const faults: Readonly<Record<string, Fault>> = {
     lastsMs: 8000,
     excuses: [],
     inject: ({ workers }, random) => skewed(oneOf(random, workers), -clockOffsetMs),
+  },
+  'provider-down': {
+    what: 'payment providers refuse every call, and keep their webhooks, for 20 s',
+    touches: ['provider'],
+    lastsMs: 20_000,
+    excuses: [],
+    inject({ services }) {
+      services.fail();
+      return Promise.resolve(() => Promise.resolve(services.recover()));
+    },
+  },
+  'provider-slow': {
+    what: 'payment providers answer after 5 s, for 20 s',
+    touches: ['provider'],
+    lastsMs: 20_000,
+    excuses: [],
+    inject({ services }) {
+      services.slowDown(5000);
+      return Promise.resolve(() => Promise.resolve(services.recover()));
+    },
   },
   'rolling-restart': {
     what: 'every process is told to stop and started again, one after the other',

@@ -3,7 +3,8 @@ import { createOrders, type Orders } from '@lapse/orders';
 import { createLog, openDatabase, type Database } from '@lapse/runtime';
 import { afterAll, beforeAll, beforeEach, expect, inject, test } from 'vitest';
 
-import { checkLedger, Ledger, type Entry, type LedgerBreaches, type Told } from './ledger.ts';
+import { emptyBooks, type LedgerBreaches } from './books.ts';
+import { checkLedger, Ledger, type Entry, type Told } from './ledger.ts';
 import { planProbe, stockAtStart } from './plan.ts';
 
 let own: TestDatabase;
@@ -68,15 +69,19 @@ const lies: readonly (readonly [
 ];
 
 test.each(lies)('the ledger finds it when the shop was told of %s', async (_, kind, tell) => {
-  await expect(checkLedger(ledger, database)).resolves.toEqual({ lost: [], wrong: [], duplicated: [] });
+  await expect(checkLedger(ledger, emptyBooks, database)).resolves.toEqual({
+    lost: [],
+    wrong: [],
+    duplicated: [],
+  });
   await tell();
-  const found = await checkLedger(ledger, database);
+  const found = await checkLedger(ledger, emptyBooks, database);
   expect(found[kind]).not.toEqual([]);
 });
 
 test('the ledger finds stock that was sold without an order', async () => {
   await orders.adjustStock('sku-1', -1);
-  await expect(checkLedger(ledger, database)).resolves.toMatchObject({
+  await expect(checkLedger(ledger, emptyBooks, database)).resolves.toMatchObject({
     wrong: ['stock of sku-1: 1000000 at the start, 0 sold, 999999 left'],
   });
   await orders.adjustStock('sku-1', 1);

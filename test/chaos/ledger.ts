@@ -1,14 +1,15 @@
-import type { Order } from '@lapse/client';
+import type { Order, PaymentAttempt } from '@lapse/client';
 import type { Database } from '@lapse/runtime';
 
+import { compareBooks, readMoneyRows, type Books, type LedgerBreaches } from './books.ts';
 import { stockAtStart, type PlannedOrder } from './plan.ts';
 
 /** Which call was made. */
-export type Call = 'checkout' | 'pay' | 'cancel' | 'extend';
+export type Call = 'checkout' | 'pay' | 'cancel' | 'extend' | 'open';
 
-/** One answer with 200 or 201, as the shop heard it. */
+/** One answer with 200 or 201 that says what an order is, as the shop heard it. */
 export interface Told {
-  readonly call: Call;
+  readonly call: Exclude<Call, 'open'>;
   readonly order: Order;
   /** The capture that was told, and what the answer said about it; only for `pay`. */
   readonly capture?: { readonly id: string; readonly outcome: string; readonly recordedAs: string };
@@ -20,6 +21,8 @@ export interface Entry {
   /** Calls that were sent at least once, answered or not. */
   readonly sent: Set<Call>;
   readonly told: Told[];
+  /** The payment attempts that it was told of. */
+  readonly attempts: PaymentAttempt[];
 }
 
 /** The shop's own book. What stands in it was acknowledged, so it must be true of the rows for ever. */
@@ -28,7 +31,7 @@ export class Ledger {
 
   /** Opens an entry for an order that is about to be placed. */
   open(planned: PlannedOrder): Entry {
-    const entry: Entry = { planned, sent: new Set(), told: [] };
+    const entry: Entry = { planned, sent: new Set(), told: [], attempts: [] };
     this.entries.set(planned.reference, entry);
     return entry;
   }
@@ -42,16 +45,6 @@ export class Ledger {
   }
 }
 
-/** What the rows deny. A sentence for each case. */
-export interface LedgerBreaches {
-  /** Acknowledged and not there. */
-  readonly lost: readonly string[];
-  /** There, and not as it was told. */
-  readonly wrong: readonly string[];
-  /** There more than once. */
-  readonly duplicated: readonly string[];
-}
-
 interface OrderRow {
   readonly id: string;
   readonly reference: string;
@@ -63,13 +56,16 @@ interface OrderRow {
 }
 
 interface CaptureRow {
-  readonly orderId: string;
+  readonly orderId: string | null;
   readonly captureId: string;
   readonly outcome: string;
 }
 
-/** Compares the ledger with the rows, and the stock with what was sold. Nothing may be under way any more. */
-export async function checkLedger(ledger: Ledger, database: Database): Promise<LedgerBreaches> {
+/**
+ * Compares the ledger, and the books of the payment providers, with the rows, and the stock with what was sold. Nothing may
+ * be under way any more.
+ */
+export async function checkLedger(ledger: Ledger, books: Books, database: Database): Promise<LedgerBreaches> {
   const { rows: orders } = await database.query<OrderRow>(
     `select id, reference, status, cancel_reason as "cancelReason", amount, deadline_at as "deadlineAt",
        cancelled_at as "cancelledAt"
@@ -80,9 +76,12 @@ export async function checkLedger(ledger: Ledger, database: Database): Promise<L
   );
   const byReference = Map.groupBy(orders, ({ reference }) => reference);
   const byCapture = Map.groupBy(captures, ({ captureId }) => captureId);
-  const lost: string[] = [];
-  const duplicated: string[] = [];
-  const wrong: string[] = await checkStock(database);
+  const attempts = Array.from(ledger.entries.values()).flatMap((entry) => entry.attempts);
+  const money = compareBooks(books, await readMoneyRows(database), attempts);
+  const lost = [...money.lost];
+  const duplicated = [...money.duplicated];
+  const wrong = [...money.wrong, ...(await checkStock(database))];
+  const captured = new Set(books.captures.map(({ orderId }) => orderId));
 
   for (const [reference, entry] of ledger.entries) {
     const rows = byReference.get(reference) ?? [];
@@ -102,7 +101,7 @@ export async function checkLedger(ledger: Ledger, database: Database): Promise<L
         );
     }
     for (const row of rows)
-      wrong.push(...unasked(entry, row).map((found) => `${reference} ${row.id}: ${found}`));
+      wrong.push(...unasked(entry, row, captured).map((found) => `${reference} ${row.id}: ${found}`));
   }
   return { lost, wrong, duplicated };
 }
@@ -131,7 +130,7 @@ function captureContradictions(
 ): string[] {
   const found: string[] = [];
   if (row !== undefined && payment.orderId !== row.id)
-    found.push(`capture ${told.id} is recorded for ${payment.orderId}`);
+    found.push(`capture ${told.id} is recorded for ${payment.orderId ?? 'none'}`);
   for (const outcome of new Set([told.outcome, told.recordedAs]))
     if (outcome !== 'already_recorded' && outcome !== payment.outcome)
       found.push(`capture ${told.id} was told ${outcome}, it is ${payment.outcome}`);
@@ -142,10 +141,11 @@ function captureContradictions(
 }
 
 /** What happened to an order although nobody asked for it. */
-function unasked({ planned, sent }: Entry, row: OrderRow): string[] {
+function unasked({ planned, sent }: Entry, row: OrderRow, captured: ReadonlySet<string>): string[] {
   const found: string[] = [];
   if (row.amount !== planned.amount) found.push(`amount ${row.amount} instead of ${planned.amount}`);
-  if (row.status === 'paid' && !sent.has('pay')) found.push('paid, although nobody paid');
+  if (row.status === 'paid' && !sent.has('pay') && !captured.has(row.id))
+    found.push('paid, although nobody paid');
   if (row.status === 'cancelled' && row.cancelReason !== 'payment_timeout' && !sent.has('cancel'))
     found.push(`cancelled by ${row.cancelReason ?? '?'}, although nobody asked`);
   return found;

@@ -5,20 +5,25 @@ import { OperatorError, runMain } from '@lapse/runtime';
 
 import { surroundings } from '../surroundings.ts';
 import { drawCombination, faultNamed, faults, type Fault } from './faults.ts';
+import { moneyLines, runMoney } from './money.ts';
 import { randomOf } from './random.ts';
 import { printBreaches, printTable, progressPrinter } from './report.ts';
 import { failedRun, runChaos, type RunResult } from './run.ts';
 import { soak } from './soak.ts';
 import { startServers } from './servers.ts';
 
-const usage = `pnpm chaos [fault…] [--orders N] [--seed S] [--json FILE] [--soak MINUTES] [--list]
+const usage = `pnpm chaos [fault…] [--orders N] [--seed S] [--json FILE] [--money] [--soak MINUTES] [--list]
 
   fault…          which, each in a run of its own; a+b lets both happen together. Default: all, then combinations
-  --orders N      orders to place in each run; one in seven finds something sold out. Default 24000
+  --orders N      orders to place in each run; one in seven finds something sold out. Default 24000, with --money 10000
   --seed S        decides every plan and every draw. Default: a new one
   --json FILE     writes the results too
+  --money         no faults of ours: customers pay at payment providers that fail all the time; counts all money
   --soak MINUTES  no faults: steady load, and a watch on memory
   --list          names the faults`;
+
+/** Orders of a money run placed in a second: two cores also run the servers, the providers and the customers. */
+const moneyPerSecond = 60;
 
 /** How many combinations are drawn where no fault is named. */
 const combinationCount = 4;
@@ -27,9 +32,10 @@ await runMain(async () => {
   const { values, positionals } = parseArgs({
     allowPositionals: true,
     options: {
-      orders: { type: 'string', default: '24000' },
+      orders: { type: 'string' },
       seed: { type: 'string', default: String(Math.floor(Math.random() * 1_000_000)) },
       json: { type: 'string' },
+      money: { type: 'boolean', default: false },
       soak: { type: 'string' },
       list: { type: 'boolean', default: false },
       help: { type: 'boolean', default: false },
@@ -41,11 +47,15 @@ await runMain(async () => {
     return;
   }
   const seed = positive('--seed', values.seed, 0);
-  const orderCount = positive('--orders', values.orders);
+  const orderCount = positive('--orders', values.orders ?? (values.money ? '10000' : '24000'));
   const json = values.json === undefined ? undefined : (report: object) => writeJson(values.json, report);
   if (values.soak !== undefined) {
     const minutes = positive('--soak', values.soak, 0.1);
     process.exitCode = (await soak({ minutes, seed, report: json })) ? 0 : 1;
+    return;
+  }
+  if (values.money) {
+    process.exitCode = (await runMoneyAlone({ orderCount, seed, json })) ? 0 : 1;
     return;
   }
   process.exitCode = (await runAll(chosen(positionals, seed), { orderCount, seed, json })) ? 0 : 1;
@@ -106,6 +116,44 @@ async function runAll(
       isKept,
       ...(await surroundings({ databaseUrl: servers.postgres.url, redisUrl: servers.redis.url })),
       runs: results,
+    });
+    return isKept;
+  } finally {
+    await servers.stop();
+  }
+}
+
+/** The money run; answers whether every promise was kept. */
+async function runMoneyAlone({
+  orderCount,
+  seed,
+  json,
+}: {
+  orderCount: number;
+  seed: number;
+  json?: Report | undefined;
+}): Promise<boolean> {
+  console.log(`${orderCount} orders paid at providers that fail one call in five, seed ${seed}`);
+  const servers = await startServers(console.log);
+  const progress = progressPrinter();
+  try {
+    const result = await runMoney({
+      orderCount,
+      perSecond: moneyPerSecond,
+      seed,
+      servers,
+      onProgress: (now) => progress.show(now),
+    });
+    progress.clear();
+    for (const line of moneyLines(result)) console.log(line);
+    printBreaches({ name: '--money', breaches: result.breaches }, seed, orderCount);
+    const isKept = result.breaches.length === 0;
+    console.log(`${isKept ? 'ok' : 'BROKEN'}, ${Math.round(result.tookMs / 1000)} s`);
+    await json?.({
+      seed,
+      isKept,
+      ...(await surroundings({ databaseUrl: servers.postgres.url, redisUrl: servers.redis.url })),
+      ...result,
     });
     return isKept;
   } finally {

@@ -1,9 +1,11 @@
 import { setTimeout as delay } from 'node:timers/promises';
 
 import { waitFor } from '@lapse/devstack';
+import { createOrders } from '@lapse/orders';
 
 import type { Load } from './load.ts';
 import { planProbe } from './plan.ts';
+import { providerNames } from './services.ts';
 import type { System } from './system.ts';
 
 /** How late expired orders were cancelled, ms, and how many of them by the sweeper. */
@@ -68,15 +70,45 @@ export async function countPending({ database }: System): Promise<number> {
   return rows[0]?.count ?? 0;
 }
 
-/** Waits until no order is pending, or longer than the slowest fault may take. */
-export async function untilSettled(system: System): Promise<void> {
-  await waitFor(async () => (await countPending(system)) === 0, {
-    what: 'all orders to be settled',
-    timeoutMs: patienceMs,
-  }).catch(() => undefined);
+/** What is under way: nobody can say yet how it ends. */
+export interface Unsettled {
+  readonly pendingOrders: number;
+  /** Of pending orders, and of settled ones that nobody shall pay again. */
+  readonly openAttempts: number;
+  /** That have neither arrived nor failed. */
+  readonly openRefunds: number;
 }
 
-/** How late the orders were whose time is over. */
+/** Counts what is under way. */
+async function countUnsettled({ database }: System): Promise<Unsettled> {
+  const { rows } = await database.query<Unsettled>(
+    `select
+       (select count(*) from orders where status = 'pending_payment') as "pendingOrders",
+       (select count(*) from payment_attempts where ended_at is null) as "openAttempts",
+       (select count(*) from refunds where state in ('due', 'sent')) as "openRefunds"`,
+  );
+  return rows[0] ?? { pendingOrders: 0, openAttempts: 0, openRefunds: 0 };
+}
+
+/**
+ * Lets everything come to its end: the payment providers do nothing wrong any more, and are asked about all that is
+ * open, as by \`lapse reconcile\`. Waits until nothing is under way, or longer than the slowest fault may take.
+ */
+export async function settle(system: System): Promise<Unsettled> {
+  const { database, services } = system;
+  services.behave();
+  // What is told now need not be asked for.
+  await services.idle();
+  const orders = createOrders({ database });
+  for (const provider of providerNames) await orders.requestReconcile({ provider, sinceMs: 86_400_000 });
+  await waitFor(async () => Object.values(await countUnsettled(system)).every((count) => count === 0), {
+    what: 'everything to be settled',
+    timeoutMs: patienceMs,
+  }).catch(() => undefined);
+  return countUnsettled(system);
+}
+
+/** How late the orders were whose time is over. Those that had to wait for the word of a payment provider do not count. */
 export async function readLateness({ database }: System): Promise<Lateness> {
   const { rows } = await database.query<Lateness>(
     `select
@@ -86,7 +118,9 @@ export async function readLateness({ database }: System): Promise<Lateness> {
        avg((actor = 'sweeper')::int)::float8 as "sweptShare"
      from (
        select actor, (data->>'latenessMs')::float8 as late from events
-       where type = 'order.cancelled' and data->>'reason' = 'payment_timeout'
+       where type = 'order.cancelled' and data->>'reason' = 'payment_timeout' and not exists (
+         select from events fence where fence.order_id = events.order_id and fence.type = 'order.closing'
+       )
      ) as expired`,
   );
   return rows[0] ?? { p50: null, p99: null, max: null, sweptShare: null };

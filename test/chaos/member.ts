@@ -1,50 +1,46 @@
 import { setTimeout as delay } from 'node:timers/promises';
 
-import {
-  DevstackError,
-  freePort,
-  spawnApp,
-  type AppOptions,
-  type Proxy,
-  type RunningApp,
-} from '@lapse/devstack';
+import { DevstackError, spawnApp, type AppOptions, type Proxy, type RunningApp } from '@lapse/devstack';
 
-/** A process of Lapse with a proxy of its own before each server. */
+/** A process of Lapse with a proxy of its own before each server and payment provider. */
 export class Member {
   readonly name: string;
   readonly postgres: Proxy;
   readonly redis: Proxy;
+  /** Before everything it talks to, and before an api where webhooks come in. */
+  readonly proxies: readonly Proxy[];
   readonly #options: AppOptions;
   readonly #onCrash: (how: string) => void;
   #app: RunningApp | undefined;
   #starting: Promise<void> | undefined;
-  #port = 0;
+  readonly #port: number;
 
   constructor(options: {
     app: AppOptions;
     name: string;
+    /** Where an api listens, each time it runs. */
+    port: number;
     postgres: Proxy;
     redis: Proxy;
+    others: readonly Proxy[];
     onCrash: (how: string) => void;
   }) {
     this.#options = options.app;
     this.name = options.name;
+    this.#port = options.port;
     this.postgres = options.postgres;
     this.redis = options.redis;
+    this.proxies = [options.postgres, options.redis, ...options.others];
     this.#onCrash = options.onCrash;
   }
 
-  /** Where an api listens, or listened last: the port stays. */
+  /** Where an api listens. */
   get url(): string {
     return `http://127.0.0.1:${this.#port}`;
   }
 
   get pid(): number | undefined {
     return this.#app?.pid;
-  }
-
-  get proxies(): readonly Proxy[] {
-    return [this.postgres, this.redis];
   }
 
   /**
@@ -71,7 +67,6 @@ export class Member {
   }
 
   async #spawn(clockOffsetMs: number): Promise<RunningApp> {
-    this.#port ||= await freePort();
     const skew = new URL(`skewed-clock.ts?offsetMs=${clockOffsetMs}`, import.meta.url).href;
     const app = await spawnApp({
       ...this.#options,

@@ -6,13 +6,14 @@ export type Story =
   | 'lapses'
   | 'extends, lapses'
   | 'extends, pays'
+  /** Every second one pays at the same moment. */
   | 'cancels'
   | 'pays late'
   /** Within 150 ms of the deadline, before or behind it. */
   | 'pays at the deadline'
-  /** Tells the same capture twice, with two keys. */
+  /** Tells the same capture twice, with two keys; loads the page of the provider twice. */
   | 'tells twice'
-  /** A second capture for the same order. */
+  /** A second capture for the same order, at another provider. */
   | 'pays twice'
   /** A wrong amount first; every second one then the right one. */
   | 'pays wrong';
@@ -31,6 +32,12 @@ export interface PlannedOrder {
   readonly actsAt: number;
   /** How much more time it gets where its story says so, ms. */
   readonly extendByMs: number;
+  /** How the customer pays: by a payment that the shop reports, or on the page of a payment provider. */
+  readonly way: 'report' | 'attempt';
+  /** Whether the money is on its way for a while, where the customer pays at a provider. */
+  readonly paysSlowly: boolean;
+  /** Decides what a story leaves open. */
+  readonly coin: boolean;
   /** Whether each call is made again with the same key, at another api. */
   readonly replays: boolean;
   /** The api that is asked first. */
@@ -44,6 +51,7 @@ export const stockAtStart: ReadonlyMap<string, number> = new Map([
 ]);
 
 const skus = [...stockAtStart.keys()];
+const plentiful = skus.filter((sku) => sku !== 'scarce');
 
 /** Out of 100 orders. */
 const shares: Readonly<Record<Story, number>> = {
@@ -61,17 +69,29 @@ const shares: Readonly<Record<Story, number>> = {
 
 const stories = Object.entries(shares).flatMap(([story, count]) => Array<Story>(count).fill(story as Story));
 
-/** Shortest and longest payment window, ms. */
-const windowMs = { least: 1500, most: 8000 };
+/** What a population is like. */
+export interface Population {
+  /** Of its orders, how many are to be paid at a payment provider. Default 0. */
+  readonly attemptShare?: number;
+  /** Shortest and longest payment window, ms. Default: some seconds. */
+  readonly windowMs?: { readonly least: number; readonly most: number };
+  /** Whether some find their goods sold out. Default true. */
+  readonly isStockScarce?: boolean;
+}
 
 /**
  * Plans order `n` of a run: the same for the same seed, whatever came before.
  *
  * @param atMs when it is placed
  */
-export function planOrder(seed: string, n: number, atMs: number): PlannedOrder {
+export function planOrder(
+  seed: string,
+  n: number,
+  atMs: number,
+  { attemptShare = 0, windowMs = { least: 1500, most: 8000 }, isStockScarce = true }: Population = {},
+): PlannedOrder {
   const random = randomOf(`${seed}/${n}`);
-  const items = drawItems(random);
+  const items = drawItems(random, isStockScarce ? skus : plentiful);
   return {
     reference: `${seed}/${n}`,
     atMs,
@@ -83,6 +103,9 @@ export function planOrder(seed: string, n: number, atMs: number): PlannedOrder {
     extendByMs: between(random, 1000, 3000),
     replays: random() < 0.15,
     api: between(random, 0, 1),
+    way: random() < attemptShare ? 'attempt' : 'report',
+    paysSlowly: random() < 0.1,
+    coin: random() < 0.5,
   };
 }
 
@@ -99,12 +122,17 @@ export function planProbe(seed: string, n: number): PlannedOrder {
 }
 
 /** Plans a population that arrives at a steady rate. */
-export function planOrders(seed: string, count: number, withinMs: number): PlannedOrder[] {
-  return Array.from({ length: count }, (_, n) => planOrder(seed, n, (n / count) * withinMs));
+export function planOrders(
+  seed: string,
+  count: number,
+  withinMs: number,
+  population?: Population,
+): PlannedOrder[] {
+  return Array.from({ length: count }, (_, n) => planOrder(seed, n, (n / count) * withinMs, population));
 }
 
-function drawItems(random: Random): PlannedOrder['items'] {
-  const chosen = new Set(Array.from({ length: between(random, 1, 3) }, () => oneOf(random, skus)));
+function drawItems(random: Random, from: readonly string[]): PlannedOrder['items'] {
+  const chosen = new Set(Array.from({ length: between(random, 1, 3) }, () => oneOf(random, from)));
   return Array.from(chosen, (sku) => ({
     sku,
     quantity: between(random, 1, 3),

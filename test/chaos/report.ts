@@ -1,6 +1,7 @@
 import { styleText } from 'node:util';
 
-import type { Progress, RunResult } from './run.ts';
+import type { Progress } from './progress.ts';
+import type { RunResult } from './run.ts';
 
 /** Prints progress: on a terminal one line that changes, elsewhere a line every few seconds. */
 export function progressPrinter(): { show(progress: Progress): void; clear(): void } {
@@ -86,7 +87,11 @@ function seconds(ms: number | null): string {
 }
 
 /** Prints what a run broke, and how to see it again. */
-export function printBreaches({ name, breaches }: RunResult, seed: number, orderCount: number): void {
+export function printBreaches(
+  { name, breaches }: { readonly name: string; readonly breaches: readonly string[] },
+  seed: number,
+  orderCount: number,
+): void {
   if (breaches.length === 0) return;
   console.log(styleText('red', `\n${name}`));
   for (const breach of breaches) console.log(`  ${breach}`);

@@ -1,15 +1,19 @@
 import { readFile } from 'node:fs/promises';
 import { setTimeout as delay } from 'node:timers/promises';
 
-import { checkInvariants } from '../invariants.ts';
 import { surroundings } from '../surroundings.ts';
-import { checkLedger } from './ledger.ts';
+import { judge } from './judge.ts';
 import { Load } from './load.ts';
+import { settle } from './measure.ts';
 import { planOrder, type PlannedOrder } from './plan.ts';
 import { startServers } from './servers.ts';
 import { startSystem, type System } from './system.ts';
 
 const ordersPerSecond = 40;
+
+/** Of the orders, how many are to be paid at a payment provider. */
+const attemptShare = 0.2;
+
 const sampleEveryMs = 5000;
 
 /** Most entries of an event stream: 500 are kept, trimmed in whole nodes of 100. */
@@ -24,7 +28,7 @@ interface Sample {
 }
 
 /**
- * Steady load without faults; fails where a process keeps growing, an event stream passes its bound, or a promise is
+ * Steady load without faults, but those of the payment providers; fails where a process keeps growing, an event stream passes its bound, or a promise is
  * broken.
  *
  * @param options.report writes the samples, where wished
@@ -38,23 +42,15 @@ export async function soak(options: {
   const { minutes, seed, report } = options;
   const servers = await startServers(console.log);
   try {
-    const system = await startSystem(servers);
+    const system = await startSystem(servers, `${seed}/soak`);
     try {
-      const load = new Load(system.apis);
+      const load = new Load(system);
       await load.setStock();
       const loading = load.run(steadily(`${seed}/soak`, minutes * 60_000));
       const samples = await sampleFor(system, load, minutes * 60_000);
       await loading;
-      await delay(10_000);
-      const breaches = [
-        ...judge(samples, minutes),
-        ...(await checkInvariants(system.database)).flatMap(({ name, examples }) =>
-          examples.map((example) => `${name}: ${example}`),
-        ),
-        ...Object.values(await checkLedger(load.ledger, system.database)).flat(),
-        ...load.unexpected,
-        ...system.crashes,
-      ];
+      const judgement = await judge(system, load, await settle(system));
+      const breaches = [...judgeMemory(samples, minutes), ...judgement.breaches];
       for (const breach of breaches) console.log(`broken: ${breach}`);
       console.log(breaches.length === 0 ? `ok: ${load.ledger.placedCount} orders` : 'The soak failed.');
       await report?.({
@@ -77,7 +73,7 @@ function* steadily(seed: string, forMs: number): Generator<PlannedOrder> {
   for (let n = 0; ; n += 1) {
     const atMs = (n / ordersPerSecond) * 1000;
     if (atMs > forMs) return;
-    yield planOrder(seed, n, atMs);
+    yield planOrder(seed, n, atMs, { attemptShare });
   }
 }
 
@@ -121,7 +117,7 @@ const growth = { shortMinutes: 5, short: 0.5, long: 0.15 };
  * What grows without end: the last third's peak above the second third's by more than `growth`. Peaks, because resident
  * memory is a saw: the collector lets it grow to the same height again and again, minutes apart.
  */
-function judge(samples: readonly Sample[], minutes: number): string[] {
+function judgeMemory(samples: readonly Sample[], minutes: number): string[] {
   const mostGrowth = minutes < growth.shortMinutes ? growth.short : growth.long;
   const third = Math.floor(samples.length / 3);
   if (third === 0) return ['too short to judge'];

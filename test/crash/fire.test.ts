@@ -108,7 +108,7 @@ describe.concurrent('not_due', () => {
     'moveToDelayed → killed: the job stays delayed, another worker fires it at the new deadline',
     () =>
       stages.play(async (stage) => {
-        const { id, expireAt } = await placeWithEarlyJob(stage, 8000);
+        const { id, expireAt } = await placeWithEarlyJob(stage, 24_000);
         const first = await stage.add('worker');
         const wasMoved = async (): Promise<boolean> => {
           const job = await stage.deadlines.inspect({ orderId: id, partition: 0 });

@@ -67,30 +67,35 @@ async function expectDrift(line: string): Promise<void> {
   await waitFor(async () => (await told()).includes(`${line}.`), { what: line, timeoutMs: 25_000 });
 }
 
-test('after a flush every pending deadline is armed again, and fires through its job', async () => {
-  await place(orderCount, 60_000);
-  const soon = await place(50, 8000);
-  await waitFor(async () => (await armedCount()) >= orderCount + 50, {
-    what: 'every job',
-    timeoutMs: 10_000,
-  });
-  await client.flushall();
-  await waitFor(async () => (await armedCount()) >= orderCount, { what: 'the rebuild', timeoutMs: 10_000 });
+test(
+  'after a flush every pending deadline is armed again, and fires through its job',
+  { timeout: 90_000 },
+  async () => {
+    await place(orderCount, 60_000);
+    // Far enough that they are armed again before it, on a slow machine, too: what is swept before that needs no job.
+    const soon = await place(50, 20_000);
+    await waitFor(async () => (await armedCount()) >= orderCount + 50, {
+      what: 'every job',
+      timeoutMs: 10_000,
+    });
+    await client.flushall();
+    await waitFor(async () => (await armedCount()) >= orderCount, { what: 'the rebuild', timeoutMs: 10_000 });
 
-  await waitFor(
-    async () => {
-      const ended = await Promise.all(soon.map(({ id }) => fleet.client.order(id)));
-      return ended.every(({ status }) => status === 'cancelled');
-    },
-    { what: 'the near ones to lapse', timeoutMs: 15_000 },
-  );
-  // The sweeper may have been first at an order; its job, which came back, ends all the same.
-  const fired = async () => {
-    const stories = await Promise.all(soon.map(({ id }) => fleet.client.timeline(id)));
-    return stories.every(({ job }) => job?.state === 'completed');
-  };
-  expect(await waitFor(fired, { what: 'their jobs to fire', timeoutMs: 10_000 })).toBe(true);
-});
+    await waitFor(
+      async () => {
+        const ended = await Promise.all(soon.map(({ id }) => fleet.client.order(id)));
+        return ended.every(({ status }) => status === 'cancelled');
+      },
+      { what: 'the near ones to lapse', timeoutMs: 40_000 },
+    );
+    // The sweeper may have been first at an order; its job, which came back, ends all the same.
+    const fired = async () => {
+      const stories = await Promise.all(soon.map(({ id }) => fleet.client.timeline(id)));
+      return stories.every(({ job }) => job?.state === 'completed');
+    };
+    expect(await waitFor(fired, { what: 'their jobs to fire', timeoutMs: 10_000 })).toBe(true);
+  },
+);
 
 test('a flush in the middle of a rebuild begins it again', async () => {
   await place(orderCount, 60_000);

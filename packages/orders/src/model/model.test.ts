@@ -248,9 +248,11 @@ test('every story ends in the database as in the model', { timeout: 600_000 }, a
     });
   });
   await fc.assert(property, { numRuns: storyCount, ...replay });
+  // A story that meets nothing proves nothing. What is rare may not come up in so many: then more are told.
+  const missed = () => (replay.path === undefined ? mustBeMet.filter((what) => !met.has(what)) : []);
+  for (let more = 0; more < 3 && missed().length > 0; more += 1)
+    await fc.assert(property, { numRuns: storyCount });
   const counts = [...met].map(([what, times]) => `${what} ${times}`).toSorted();
-  console.log(`${storyCount} stories: ${counts.join(', ')}`);
-  // A story that meets nothing proves nothing.
-  const missed = replay.path === undefined ? mustBeMet.filter((what) => !met.has(what)) : [];
-  expect(missed).toEqual([]);
+  console.log(`Stories: ${counts.join(', ')}`);
+  expect(missed()).toEqual([]);
 });

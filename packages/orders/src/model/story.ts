@@ -63,8 +63,12 @@ function meant(shop: Shop, command: Command): Command {
       const { order = oneOf(pending, command.order), provider = command.provider } = again ?? {};
       return { ...command, attempt, order, provider };
     }
+    case 'extend to': {
+      const closing = namesOf(pending, ({ closingAt }) => closingAt !== null);
+      const order = oneOf(pending, command.order);
+      return { ...command, order: otherwise({}, order, closing) };
+    }
     case 'extend':
-    case 'extend to':
     case 'pass to expiry':
       return { ...command, order: oneOf(pending, command.order) };
     case 'cancel':

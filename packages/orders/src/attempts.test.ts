@@ -8,6 +8,7 @@ import {
   openTestOrders,
   place,
   placeMany,
+  waitingCount,
   type TestOrders,
 } from './testing.ts';
 
@@ -36,14 +37,6 @@ async function fence(orderId: string): Promise<{ closing: boolean; count: number
   );
   if (rows[0] === undefined) throw new Error('there is no such order');
   return rows[0];
-}
-
-/** Statements that wait in the server for a lock. */
-async function waitingCount(): Promise<number> {
-  const { rows } = await shop.database.query<{ count: number }>(
-    `select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'`,
-  );
-  return rows[0]?.count ?? 0;
 }
 
 async function askAt(attemptId: string): Promise<Date | null> {
@@ -186,7 +179,7 @@ describe('a due order with an open attempt', () => {
     await session.query('begin');
     await session.query('select from orders where id = $1 for update', [orderId]);
     const expiry = shop.orders.expire([...before.map(({ id }) => id), orderId], 'test');
-    await waitFor(async () => (await waitingCount()) > 0, { what: 'expiry to wait' });
+    await waitFor(async () => (await waitingCount(shop.database)) > 0, { what: 'expiry to wait' });
     await session.query(
       `update payment_attempts set state = 'closed', ended_at = clock_timestamp(), ask_at = null where id = $1`,
       [attemptId],
@@ -290,7 +283,7 @@ describe('a due order with an open attempt', () => {
     await session.query('begin');
     await session.query('update orders set open_attempt_count = 1 where id = $1', [orderId]);
     const cancelling = shop.orders.cancel({ orderId, reason: 'customer', actor: 'test' });
-    await waitFor(async () => (await waitingCount()) > 0, { what: 'the cancellation to wait' });
+    await waitFor(async () => (await waitingCount(shop.database)) > 0, { what: 'the cancellation to wait' });
     await session.query(
       `insert into payment_attempts (id, order_id, provider, hand_off_as, pay_by, created_at)
        select id, id, 'wallet', 'url', deadline_at, created_at from orders where id = $1`,

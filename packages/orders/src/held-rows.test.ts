@@ -2,7 +2,15 @@ import { databaseProblem, DatabaseUnavailable } from '@lapse/runtime';
 import { waitFor } from '@lapse/devstack';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { migrationsDir } from './index.ts';
-import { aCheckout, aPayment, expectConsistent, openTestOrders, place, type TestOrders } from './testing.ts';
+import {
+  aCheckout,
+  aPayment,
+  expectConsistent,
+  openTestOrders,
+  place,
+  waitingCount,
+  type TestOrders,
+} from './testing.ts';
 
 let shop: TestOrders;
 beforeAll(async () => {
@@ -28,14 +36,6 @@ async function whileHeld(table: string, where: string, work: () => Promise<void>
   }
 }
 
-/** Statements that wait in the server for a lock. */
-async function waitingCount(): Promise<number> {
-  const { rows } = await shop.database.query<{ count: number }>(
-    `select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'`,
-  );
-  return rows[0]?.count ?? 0;
-}
-
 test('an order that somebody holds is answered as unavailable, those paid together with it are paid', async () => {
   const held = await place(shop.orders);
   const [first, last] = [await place(shop.orders), await place(shop.orders)];
@@ -57,11 +57,11 @@ test('expiry leaves nothing behind in the server where somebody holds an order, 
   ];
   await whileHeld('orders', `id = '${held.id}'`, async () => {
     const stuck = shop.orders.expire([held.id, other.id], 'test').catch((error: unknown) => error);
-    await waitFor(async () => (await waitingCount()) > 0, { what: 'expiry to wait' });
+    await waitFor(async () => (await waitingCount(shop.database)) > 0, { what: 'expiry to wait' });
     // It waits for that expiry, and is not stuck behind it.
     const freeze = await shop.orders.freeze({ reason: 'test', actor: 'test' });
     expect(await stuck).toBeInstanceOf(DatabaseUnavailable);
-    expect(await waitingCount()).toBe(0);
+    expect(await waitingCount(shop.database)).toBe(0);
     await shop.orders.thaw(freeze.id);
   });
   await waitFor(async () => (await shop.orders.thawStep(100)).state === 'done', { what: 'the thaw' });

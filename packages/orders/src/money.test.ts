@@ -1,3 +1,4 @@
+import { waitFor } from '@lapse/devstack';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import type { Order } from './order.ts';
 import type { PayRequest } from './pay.ts';
@@ -10,6 +11,7 @@ import {
   openTestOrders,
   place,
   placeMany,
+  waitingCount,
   type TestOrders,
 } from './testing.ts';
 
@@ -532,6 +534,26 @@ describe('a person', () => {
         actor: 'ann',
       }),
     ).toEqual({ outcome: 'payment_not_found' });
+  });
+
+  test('is told of a refund that fails at that moment', async () => {
+    const { paymentId, refundId } = await aRefund();
+    const session = await shop.database.connect();
+    await session.query('begin');
+    await session.query('select from payments where id = $1 for update', [paymentId]);
+    const decided = decide(paymentId, 'dismiss');
+    await waitFor(async () => (await waitingCount(shop.database)) > 0, { what: 'the person to wait' });
+    await session.query(
+      `update refunds set state = 'failed', failed_at = due_at, try_at = null where id = $1`,
+      [refundId],
+    );
+    await session.query(
+      `update payments set listed_at = recorded_at, listed_for = 'refund_failed' where id = $1`,
+      [paymentId],
+    );
+    await session.query('commit');
+    session.release();
+    expect(await decided).toMatchObject({ outcome: 'resolved', payment: { resolution: 'dismiss' } });
   });
 
   test('sends back what nobody verified', async () => {

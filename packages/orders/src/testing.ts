@@ -189,6 +189,14 @@ export async function placeOverdue(database: Database, count: number, overdueMs:
   return rows.map(({ id }) => id);
 }
 
+/** How many statements wait in the server for a lock. */
+export async function waitingCount(database: Database): Promise<number> {
+  const { rows } = await database.query<{ count: number }>(
+    `select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'`,
+  );
+  return rows[0]?.count ?? 0;
+}
+
 /** Expects that no invariant is broken. They are stated once, in test/invariants.ts; the set-up hands them over. */
 export async function expectConsistent(database: Database): Promise<void> {
   const broken: Record<string, unknown[]> = {};

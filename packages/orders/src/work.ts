@@ -31,18 +31,27 @@ const lockPayment: Statement = {
   name: 'work_lock',
   text: `
     with its_order as materialized (
-      select o.id, o.status, o.cancel_reason from orders o
+      select o.id from orders o
       where o.id = (select order_id from payments where id = $1)
       for no key update
     )
-    select
-      o.id as "orderId", o.status, o.cancel_reason as "cancelReason",
-      p.outcome, p.listed_at is not null and p.resolved_at is null as "isListed",
-      (select state from refunds r where r.payment_id = p.id) as "refundState"
-    from payments p
+    select from payments p
     left join its_order o on true
     where p.id = $1
     for no key update of p`,
+};
+
+const readLocked: Statement = {
+  name: 'work_read_locked',
+  // By itself: a statement that waited for a lock knows of other rows what they were before.
+  text: `
+    select
+      o.id as "orderId", o.status, o.cancel_reason as "cancelReason",
+      p.outcome, p.listed_at is not null and p.resolved_at is null as "isListed", r.state as "refundState"
+    from payments p
+    left join orders o on o.id = p.order_id
+    left join refunds r on r.payment_id = p.id
+    where p.id = $1`,
 };
 
 interface LockedPayment {
@@ -101,7 +110,10 @@ const resolve: Statement = {
 export function decideWork(database: Database, decision: WorkDecision): Promise<WorkAnswer> {
   const { paymentId, resolution, note, actor } = decision;
   return transaction(database, async (tx): Promise<WorkAnswer> => {
-    const [locked] = await tx.query<LockedPayment>(lockPayment, [paymentId]);
+    const [, [locked]] = await Promise.all([
+      tx.query(lockPayment, [paymentId]),
+      tx.query<LockedPayment>(readLocked, [paymentId]),
+    ]);
     if (locked === undefined) return { outcome: 'payment_not_found' };
     const read = async (): Promise<Payment> => {
       const payment = (await readPayments(tx, [paymentId])).get(paymentId);

@@ -196,7 +196,7 @@ const stocked: readonly Command[] = [
 const each = (of: string, ...outcomes: readonly string[]): string[] =>
   outcomes.map((outcome) => `${of}: ${outcome}`);
 
-/** The rarest of these is met about ten times in 250 stories. */
+/** The rarest of these are met about five times in 250 stories. */
 const mustBeMet = [
   ...each('checkout', 'placed', 'out_of_stock', 'unknown_sku'),
   ...each('pay', 'paid', 'reinstated', 'late', 'duplicate', 'amount_mismatch', 'orderless'),

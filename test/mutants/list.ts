@@ -130,8 +130,8 @@ export const mutants: readonly Mutant[] = [
   },
   {
     name: 'a payment leaves its attempt open',
-    file: 'packages/orders/src/pay.ts',
-    changes: [['ended.size === 0 ?', 'ended.size >= 0 ?']],
+    file: 'packages/orders/src/pay-record.ts',
+    changes: [['if (ended.size > 0)', 'if (ended.size < 0)']],
     tests: ['packages/orders/src/model/model.test.ts'],
   },
   {
@@ -159,7 +159,7 @@ export const mutants: readonly Mutant[] = [
   },
   {
     name: 'another amount than was reported is shown to nobody',
-    file: 'packages/orders/src/pay.ts',
+    file: 'packages/orders/src/pay-decide.ts',
     changes: [
       [
         'const isSame = amount === earlier.amount &&',

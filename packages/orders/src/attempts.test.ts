@@ -2,6 +2,7 @@ import { waitFor } from '@lapse/devstack';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import {
   aPayment,
+  eventTypes,
   expectConsistent,
   makeDue,
   openAttempt,
@@ -24,7 +25,7 @@ afterAll(async () => {
 
 const wish = (orderId: string, provider = 'wallet') =>
   ({ orderId, provider, handOffAs: 'url', returnUrl: null, actor: 'test' }) as const;
-const types = async (orderId: string) => (await shop.orders.timeline(orderId)).map(({ type }) => type);
+const types = (orderId: string) => eventTypes(shop.orders, orderId);
 const close = (attemptId: string) =>
   shop.orders.recordVerdict({ attemptId, verdict: 'closed', actor: 'test' });
 

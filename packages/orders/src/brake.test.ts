@@ -4,6 +4,7 @@ import {
   aPayment,
   deadlineOf,
   expectConsistent,
+  letPass,
   openTestOrders,
   place,
   placeMany,
@@ -64,28 +65,6 @@ async function finishThaws(limit = 1000): Promise<string[]> {
     if (step.state === 'idle') return moved;
     if (step.state === 'moved') moved.push(...step.deadlines.map(({ orderId }) => orderId));
   }
-}
-
-/** Moves everything there is into the past. */
-async function letPass(ms: number): Promise<void> {
-  await shop.database.query(
-    `with by as (
-       select $1 * interval '1 ms' as ms
-     ), locked as (
-       select id from orders order by id for no key update
-     ), moved as (
-       update orders set
-         created_at = created_at - by.ms, deadline_at = deadline_at - by.ms, expire_at = expire_at - by.ms,
-         check_at = check_at - by.ms, thawed_through = thawed_through - by.ms, paid_at = paid_at - by.ms,
-         cancelled_at = cancelled_at - by.ms
-       from by, locked
-       where orders.id = locked.id
-     )
-     update freezes set
-       frozen_at = frozen_at - by.ms, thawing_at = thawing_at - by.ms, done_at = done_at - by.ms
-     from by`,
-    [ms],
-  );
 }
 
 const resume = (extendMs: number | null = null, orders: Orders = shop.orders) =>
@@ -247,7 +226,7 @@ describe('resume', () => {
     expect(await resume()).toEqual({ outcome: 'not_held' });
 
     // What falls due after the release is not what it let go.
-    await letPass(20 * minute);
+    await letPass(shop.database, 20 * minute);
     await placeOverdue(shop.database, 1200, 10 * minute);
     expect((await shop.orders.sweep(500, 'test')).size).toBe(0);
     expect((await brakes()).map(({ state }) => state)).toEqual(['frozen', 'done']);
@@ -330,7 +309,7 @@ describe('resume', () => {
     await trip();
     await resume(minute);
     // The workers were down for 20 minutes in the middle of it.
-    await letPass(20 * minute);
+    await letPass(shop.database, 20 * minute);
     await placeOverdue(shop.database, 1200, 10 * minute);
     expect((await shop.orders.sweep(500, 'test')).size).toBe(0);
     expect((await brakes()).map(({ state }) => state)).toEqual(['frozen', 'thawing']);
@@ -354,10 +333,10 @@ describe('a freeze and the brake at once', () => {
     await openShop({}, { orders: 100, share: 0.05 });
     const { id } = await freeze();
     await placeMany(shop.orders, 200);
-    await letPass(20 * minute);
+    await letPass(shop.database, 20 * minute);
     expect(await shop.orders.sweep(500, 'test')).toEqual(new Map());
     await shop.orders.thaw(id);
-    await letPass(1000);
+    await letPass(shop.database, 1000);
     const [fresh = ''] = await placeOverdue(shop.database, 1, 5);
     await shop.database.query(`update orders set created_at = expire_at - interval '500 ms' where id = $1`, [
       fresh,
@@ -373,12 +352,12 @@ describe('a freeze and the brake at once', () => {
     await openShop({ overdue: 1200 });
     const young = await place(shop.orders, { paymentWindowMs: hour });
     await trip();
-    await letPass(5 * minute);
+    await letPass(shop.database, 5 * minute);
     const { id } = await freeze();
-    await letPass(7 * minute);
+    await letPass(shop.database, 7 * minute);
     await shop.orders.thaw(id);
     expect((await finishThaws()).length).toBe(1201);
-    await letPass(3 * minute);
+    await letPass(shop.database, 3 * minute);
     const before = await deadlineMs(young.id);
     await resume();
     expect(await finishThaws()).toEqual([]);
@@ -392,13 +371,13 @@ describe('a freeze and the brake at once', () => {
     const [overdue = ''] = await openShop({ overdue: 1200 });
     await trip();
     const { id } = await freeze();
-    await letPass(10 * minute);
+    await letPass(shop.database, 10 * minute);
     const answer = await resume(15 * minute);
     expect((await finishThaws()).length).toBe(1200);
     const releasedAt = ('brake' in answer ? answer.brake.thawingAt?.getTime() : undefined) ?? 0;
     // What it stood frozen since it was overdue is less than the extension, which is from the release on.
     expect(await deadlineMs(overdue)).toBe(releasedAt + 15 * minute);
-    await letPass(hour);
+    await letPass(shop.database, hour);
     expect((await shop.orders.expire([overdue], 'test')).get(overdue)).toEqual({ answer: 'frozen' });
     const thawed = await shop.orders.thaw(id);
     await finishThaws();
@@ -412,7 +391,7 @@ describe('a freeze and the brake at once', () => {
     await trip();
     const order = await place(shop.orders, { paymentWindowMs: 50 * minute });
     const { frozenAt } = await freeze();
-    await letPass(hour);
+    await letPass(shop.database, hour);
     const answer = await resume(15 * minute);
     await finishThaws();
     const releasedAt = ('brake' in answer ? answer.brake.thawingAt?.getTime() : undefined) ?? 0;
@@ -478,7 +457,7 @@ test(
       await expect.poll(() => shop.orders.activeBrake(), { timeout: 20_000 }).toBeUndefined();
       await expect.poll(async () => (await shop.orders.backlog()).overdueCount, { timeout: 10_000 }).toBe(0);
       // The next backlog falls due after this release.
-      await letPass(hour);
+      await letPass(shop.database, hour);
     }
     over.abort();
     await Promise.all([...loops, paying]);

@@ -2,7 +2,7 @@ import { transaction, type Database, type Statement } from '@lapse/runtime';
 import { orderColumns, toOrder, type Order, type OrderRow } from './order.ts';
 import { readOrders } from './find.ts';
 import { releaseHolds } from './release.ts';
-import { closeAttempts } from './sell.ts';
+import { closeAttempts } from './open-attempts.ts';
 
 /** Somebody's wish to cancel an order. */
 export interface CancelRequest {

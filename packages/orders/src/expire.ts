@@ -7,7 +7,7 @@ import {
   type Statement,
   type Transaction,
 } from '@lapse/runtime';
-import { claimMs } from './attempts.ts';
+import { claimMs } from './asks.ts';
 import { createBrake, isSuspicious, type Brake, type BrakeLimits } from './brake.ts';
 import { isFrozen, isPartlyFrozen, shareFreezeLock } from './freeze.ts';
 import { commitInHalves, isDataError } from './group-commit.ts';

@@ -2,7 +2,9 @@ import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import type { Freeze, FreezeScope } from './freeze.ts';
 import type { Order } from './order.ts';
 import {
+  beginThaw,
   expectConsistent,
+  letPass,
   makeDue,
   openAttempt,
   openTestOrders,
@@ -24,26 +26,10 @@ afterEach(async () => {
 const freeze = (scope: FreezeScope): Promise<Freeze> =>
   shop.orders.freeze({ reason: 'it is down', actor: 'test', scope });
 
-async function thaw({ id }: Freeze): Promise<Freeze> {
-  const thawing = await shop.orders.thaw(id);
-  if (thawing === undefined) throw new Error('there is nothing to thaw');
-  return thawing;
-}
+const thaw = ({ id }: Freeze): Promise<Freeze> => beginThaw(shop.orders, id);
 
 async function finishThaws(): Promise<void> {
   while ((await shop.orders.thawStep(1000)).state !== 'idle');
-}
-
-/** Moves everything there is into the past, but for attempts, and since when orders have them. */
-async function letPass(seconds: number): Promise<void> {
-  const by = `interval '${seconds} seconds'`;
-  await shop.database.query(`
-    update orders set
-      created_at = created_at - ${by}, deadline_at = deadline_at - ${by}, expire_at = expire_at - ${by},
-      check_at = check_at - ${by}, thawed_through = thawed_through - ${by},
-      providers = (select jsonb_object_agg(key, value::timestamptz - ${by}) from jsonb_each_text(providers))`);
-  await shop.database.query(`
-    update freezes set frozen_at = frozen_at - ${by}, thawing_at = thawing_at - ${by}`);
 }
 
 const answer = async ({ id }: Order): Promise<string | undefined> =>
@@ -102,7 +88,7 @@ test('the freezes that hold an order are told, until their thaw has moved it', a
 test('the thaw moves those in its scope by the time they stood frozen, and nobody else', async () => {
   const [inside, outside] = [await place(shop.orders, { channel: 'web' }), await place(shop.orders)];
   const frozen = await freeze({ channel: 'web' });
-  await letPass(30);
+  await letPass(shop.database, 30_000);
   const thawed = await thaw(frozen);
   await finishThaws();
   expect(await gained(inside)).toBe(spanMs((await shop.orders.findFreeze(thawed.id)) ?? thawed));
@@ -115,11 +101,11 @@ test('where freezes of different scopes overlap, the time of an order in both co
     await place(shop.orders, { channel: 'web', paymentMethod: 'transfer' }),
   ];
   const first = await freeze({ channel: 'web' });
-  await letPass(10);
+  await letPass(shop.database, 10_000);
   const second = await freeze({ paymentMethod: 'card' });
-  await letPass(10);
+  await letPass(shop.database, 10_000);
   await thaw(first);
-  await letPass(10);
+  await letPass(shop.database, 10_000);
   await thaw(second);
   await finishThaws();
   const [web, card] = [await shop.orders.findFreeze(first.id), await shop.orders.findFreeze(second.id)];
@@ -148,9 +134,9 @@ describe('a freeze of a provider', () => {
   test('holds an order from its first attempt there on, and gives back no more than that', async () => {
     const order = await place(shop.orders);
     const frozen = await freeze({ provider: 'stripe' });
-    await letPass(10);
+    await letPass(shop.database, 10_000);
     await openAttempt(shop.orders, order.id, 'stripe');
-    await letPass(20);
+    await letPass(shop.database, 20_000);
     await thaw(frozen);
     await finishThaws();
     const gainedMs = await gained(order);
@@ -179,7 +165,7 @@ test('overdue orders that stand still do not stand before the others in a sweep'
   );
   expect(rows[0]?.count).toBe(0);
   // However far they were put off, the thaw finds them.
-  await letPass(5);
+  await letPass(shop.database, 5000);
   await thaw(frozen);
   await finishThaws();
   const { rows: left } = await shop.database.query<{ count: number }>(

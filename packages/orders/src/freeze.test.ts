@@ -1,13 +1,16 @@
 import { waitFor } from '@lapse/devstack';
 import { afterEach, beforeEach, expect, test } from 'vitest';
-import type { Freeze, MovedDeadline } from './freeze.ts';
+import type { Freeze } from './freeze.ts';
+import type { MovedDeadline } from './thaw.ts';
 import type { Order } from './order.ts';
 import {
   aCheckout,
   aPayment,
+  beginThaw,
   deadlineOf,
   expectConsistent,
   expiryOf,
+  letPass,
   makeDue,
   openTestOrders,
   place,
@@ -28,11 +31,7 @@ afterEach(async () => {
 
 const freeze = () => shop.orders.freeze({ reason: 'the bank is down', actor: 'test' });
 
-async function thaw(id: string): Promise<Freeze> {
-  const thawing = await shop.orders.thaw(id);
-  if (thawing === undefined) throw new Error('there is nothing to thaw');
-  return thawing;
-}
+const thaw = (id: string): Promise<Freeze> => beginThaw(shop.orders, id);
 
 /** The next step that is not to wait: old transactions in other databases of the server are waited for, too. */
 const nextStep = (limit: number) =>
@@ -56,17 +55,6 @@ async function finishThaws(limit = 1000): Promise<MovedDeadline[]> {
       from = step.through;
     }
   }
-}
-
-/** Moves everything there is `seconds` into the past, the starts and ends of freezes included. */
-async function letPass(seconds: number): Promise<void> {
-  const by = `interval '${seconds} seconds'`;
-  await shop.database.query(`
-    update orders set
-      created_at = created_at - ${by}, deadline_at = deadline_at - ${by}, expire_at = expire_at - ${by},
-      check_at = check_at - ${by}, thawed_through = thawed_through - ${by}`);
-  await shop.database.query(`
-    update freezes set frozen_at = frozen_at - ${by}, thawing_at = thawing_at - ${by}`);
 }
 
 async function find({ id }: Order): Promise<Order> {
@@ -102,9 +90,9 @@ test('nothing expires while the clock stands still, but money and people are ser
 
 test('the thaw moves a deadline by exactly the time the order stood frozen', async () => {
   const order = await place(shop.orders);
-  await letPass(20);
+  await letPass(shop.database, 20_000);
   await freeze();
-  await letPass(300);
+  await letPass(shop.database, 300_000);
   const [frozen] = await shop.orders.freezes(1);
   const { thawingAt } = await thaw(frozen?.id ?? '');
   const stoodMs = (thawingAt?.getTime() ?? 0) - (frozen?.frozenAt.getTime() ?? 0);
@@ -136,23 +124,23 @@ test('the thaw moves a deadline by exactly the time the order stood frozen', asy
 
 test('an order is held from the freeze until the thaw has moved it, and then has the time it had left', async () => {
   const order = await place(shop.orders);
-  await letPass(30);
+  await letPass(shop.database, 30_000);
   const { id } = await freeze();
-  await letPass(600);
+  await letPass(shop.database, 600_000);
   await thaw(id);
   expect(await shop.orders.expire([order.id], 'test')).toEqual(new Map([[order.id, { answer: 'frozen' }]]));
   expect(await shop.orders.sweep(10, 'test')).toEqual(new Map());
   await finishThaws();
   expect((await shop.orders.expire([order.id], 'test')).get(order.id)).toMatchObject({ answer: 'not_due' });
-  await letPass(30);
+  await letPass(shop.database, 30_000);
   expect((await shop.orders.sweep(10, 'test')).get(order.id)).toMatchObject({ answer: 'cancelled' });
 });
 
 test('an order from within the freeze gets only its share of it', async () => {
   const { id } = await freeze();
-  await letPass(100);
+  await letPass(shop.database, 100_000);
   const order = await place(shop.orders);
-  await letPass(30);
+  await letPass(shop.database, 30_000);
   const { thawingAt } = await thaw(id);
   await finishThaws();
   const after = await find(order);
@@ -165,9 +153,9 @@ test('an order from within the freeze gets only its share of it', async () => {
 test('an order from after the thaw began is not held and not moved', async () => {
   const old = await place(shop.orders);
   const { id } = await freeze();
-  await letPass(100);
+  await letPass(shop.database, 100_000);
   await thaw(id);
-  await letPass(1);
+  await letPass(shop.database, 1000);
   const young = await place(shop.orders);
   await makeDue(shop.database, [young], 0);
   await shop.database.query(
@@ -180,16 +168,16 @@ test('an order from after the thaw began is not held and not moved', async () =>
 
 test('overlapping freezes count their union, however they are thawed', async () => {
   const order = await place(shop.orders);
-  await letPass(10);
+  await letPass(shop.database, 10_000);
   const first = await freeze();
-  await letPass(100);
+  await letPass(shop.database, 100_000);
   const second = await freeze();
-  await letPass(100);
+  await letPass(shop.database, 100_000);
   await thaw(first.id);
   await finishThaws();
   expect((await find(order)).status).toBe('pending_payment');
   expect(await shop.orders.expire([order.id], 'test')).toEqual(new Map([[order.id, { answer: 'frozen' }]]));
-  await letPass(100);
+  await letPass(shop.database, 100_000);
   await thaw(second.id);
   await finishThaws();
 
@@ -203,15 +191,15 @@ test('overlapping freezes count their union, however they are thawed', async () 
 test('a freeze within a freeze counts once, and the time between two freezes does not count', async () => {
   const order = await place(shop.orders);
   const outer = await freeze();
-  await letPass(100);
+  await letPass(shop.database, 100_000);
   const inner = await freeze();
-  await letPass(10);
+  await letPass(shop.database, 10_000);
   await thaw(inner.id);
-  await letPass(100);
+  await letPass(shop.database, 100_000);
   await thaw(outer.id);
-  await letPass(50);
+  await letPass(shop.database, 50_000);
   const later = await freeze();
-  await letPass(7);
+  await letPass(shop.database, 7000);
   await thaw(later.id);
   await finishThaws();
 
@@ -257,7 +245,7 @@ test('an order of a transaction that was open when the thaw began is moved befor
 test('pages go on where they ended, and no order is moved twice', async () => {
   const orders = await placeMany(shop.orders, 25);
   const { id } = await freeze();
-  await letPass(10);
+  await letPass(shop.database, 10_000);
   await thaw(id);
   const sizes: number[] = [];
   const moved = new Set<string>();
@@ -283,7 +271,7 @@ test('pages go on where they ended, and no order is moved twice', async () => {
 test('one process at a time moves, and a thaw that several go on with moves each order once', async () => {
   const orders = await placeMany(shop.orders, 200);
   const { id } = await freeze();
-  await letPass(10);
+  await letPass(shop.database, 10_000);
   await thaw(id);
   const processes = [shop.orders, shop.another().orders, shop.another().orders];
   const moved: string[] = [];
@@ -301,7 +289,7 @@ test('one process at a time moves, and a thaw that several go on with moves each
 test('a page whose orders are all paid in the last moment does not end the thaw for those behind it', async () => {
   const [first, second] = [await place(shop.orders), await place(shop.orders, { paymentWindowMs: 61_000 })];
   const { id } = await freeze();
-  await letPass(10);
+  await letPass(shop.database, 10_000);
   await thaw(id);
   const session = await shop.database.connect();
   await session.query('begin');

@@ -73,3 +73,56 @@ export async function closingSince(db: Queryable, orderId: string): Promise<Date
   const [row] = await db.query<{ closingAt: Date | null }>(readFence, [orderId]);
   return row?.closingAt ?? undefined;
 }
+
+/** How many attempts there are of each verdict that holds their orders. */
+export interface VerdictCounts {
+  readonly unknown: number;
+  readonly processing: number;
+}
+
+interface VerdictCount {
+  readonly verdict: keyof VerdictCounts;
+  readonly count: number;
+}
+
+function toCounts(rows: readonly VerdictCount[]): VerdictCounts {
+  const counts = { unknown: 0, processing: 0 };
+  for (const { verdict, count } of rows) counts[verdict] = count;
+  return counts;
+}
+
+const readAlarms: Statement = {
+  name: 'attempts_count_alarms',
+  text: `
+    select verdict, count(*) as count from (
+      select a.verdict from payment_attempts a
+      where a.ended_at is null and a.alarm_at <= clock_timestamp()
+      limit 10000
+    ) as late
+    group by verdict`,
+};
+
+/**
+ * Attempts that ops must see to, counted up to 10,000: the provider has not answered for 5 minutes, or money is on its way
+ * for longer than the order's policy allows.
+ */
+export async function countAlarms(db: Queryable): Promise<VerdictCounts> {
+  return toCounts(await db.query<VerdictCount>(readAlarms));
+}
+
+const countHeld: Statement = {
+  name: 'attempts_count_held',
+  text: `
+    select verdict, count(*) as count from (
+      select a.verdict from payment_attempts a
+      where a.ended_at is null and a.verdict in ('unknown', 'processing')
+        and a.verdict_since <= clock_timestamp() - $1 * interval '1 ms'
+      limit 10000
+    ) as held
+    group by verdict`,
+};
+
+/** Attempts whose provider has said `unknown` or `processing` for longer than `forMs`; counted up to 10,000. */
+export async function countHeldAttempts(db: Queryable, forMs: number): Promise<VerdictCounts> {
+  return toCounts(await db.query<VerdictCount>(countHeld, [forMs]));
+}

@@ -2,28 +2,24 @@ import { fileURLToPath } from 'node:url';
 import { queryable, type Database } from '@lapse/runtime';
 import {
   attemptToAsk,
-  beginAttempt,
   claimDueAsks,
-  countAlarms,
-  countHeldAttempts,
   dueAskCount,
-  findAttempt,
   putOffClosing,
-  readAttemptProviders,
-  readAttempts,
   readOpenAttempts,
-  recordOpened,
-  recordVerdict,
   requestReconcile,
   type AskDue,
+  type AttemptToAsk,
+} from './asks.ts';
+import {
+  beginAttempt,
+  findAttempt,
+  readAttemptProviders,
+  readAttempts,
+  recordOpened,
   type AttemptAnswer,
   type AttemptRequest,
-  type AttemptToAsk,
-  type AttemptVerdict,
   type HandOff,
   type PaymentAttempt,
-  type VerdictAnswer,
-  type VerdictCounts,
 } from './attempts.ts';
 import { pendingPartitions, readBacklog, type Backlog } from './backlog.ts';
 import {
@@ -56,17 +52,23 @@ import {
   freezesOf,
   frozenBy,
   listFreezes,
-  thaw,
-  thawStep,
   type Freeze,
   type FreezeRequest,
-  type ThawStep,
 } from './freeze.ts';
-import { closingSince, listHeld, type HeldAttempt, type HeldCursor } from './held.ts';
+import {
+  closingSince,
+  countAlarms,
+  countHeldAttempts,
+  listHeld,
+  type HeldAttempt,
+  type HeldCursor,
+  type VerdictCounts,
+} from './held.ts';
 import { purgeIdempotencyKeys, type KeyBlocks, type Purge } from './idempotency.ts';
 import type { Order } from './order.ts';
 import { pendingAmong, readPendingPage, type PendingCursor, type PendingPage } from './pending.ts';
-import { createPay, type PayAnswer, type PayRequest } from './pay.ts';
+import type { PayRequest } from './pay-decide.ts';
+import { createPay, type PayAnswer } from './pay.ts';
 import { listWork, readOrderPayments, type Payment, type WorkListCursor } from './payments.ts';
 import { defaultPolicies, policyFor, type OrderKind, type Policies, type Policy } from './policies.ts';
 import {
@@ -90,17 +92,12 @@ import {
 import { remind, sweepReminders, type RemindAnswer } from './remind.ts';
 import { removeSettled, type Removal, type RemovalRequest } from './retention.ts';
 import { adjustStock, listStock, readStock, setStock, type Stock, type StockAnswer } from './stock.ts';
+import { thaw, thawStep, type ThawStep } from './thaw.ts';
+import { recordVerdict, type AttemptVerdict, type VerdictAnswer } from './verdict.ts';
 import { decideWork, type WorkAnswer, type WorkDecision } from './work.ts';
 
-export type {
-  AskDue,
-  AttemptAnswer,
-  AttemptRequest,
-  AttemptToAsk,
-  AttemptVerdict,
-  HandOff,
-  PaymentAttempt,
-} from './attempts.ts';
+export type { AskDue, AttemptToAsk } from './asks.ts';
+export type { AttemptAnswer, AttemptRequest, HandOff, PaymentAttempt } from './attempts.ts';
 export type { Backlog } from './backlog.ts';
 export type { ActiveBrake, BrakeLimits, ResumeAnswer, ResumeRequest } from './brake.ts';
 export type { CancelAnswer, CancelRequest } from './cancel.ts';
@@ -109,12 +106,13 @@ export { formatDuration, parseDuration } from './duration.ts';
 export type { ExpireAnswer } from './expire.ts';
 export type { ExtendAnswer, ExtendRequest } from './extend.ts';
 export type { OrderEvent, OrderFilter } from './find.ts';
-export type { Freeze, FreezeScope, ThawStep } from './freeze.ts';
+export type { Freeze, FreezeScope } from './freeze.ts';
 export type { HeldAttempt, HeldCursor } from './held.ts';
 export type { IdempotencyKey, KeyBlocks, Purge } from './idempotency.ts';
 export { loadPolicies } from './load-policies.ts';
 export type { Order, OrderStatus } from './order.ts';
-export type { PayAnswer, PayRequest } from './pay.ts';
+export type { PayRequest } from './pay-decide.ts';
+export type { PayAnswer } from './pay.ts';
 export type { PendingCursor, PendingDeadline } from './pending.ts';
 export type { Payment, WorkListCursor } from './payments.ts';
 export { explainPolicy, type OrderKind, type Policies, type Policy } from './policies.ts';
@@ -124,6 +122,8 @@ export type { RemindAnswer } from './remind.ts';
 export type { Rebuild } from './rebuild.ts';
 export type { Removal, RemovalRequest } from './retention.ts';
 export type { Stock, StockAnswer } from './stock.ts';
+export type { ThawStep } from './thaw.ts';
+export type { AttemptVerdict } from './verdict.ts';
 export type { WorkAnswer, WorkDecision } from './work.ts';
 
 /** The folder of the schema's migrations, for `migrate`. */

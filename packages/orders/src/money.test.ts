@@ -1,9 +1,10 @@
 import { waitFor } from '@lapse/devstack';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import type { Order } from './order.ts';
-import type { PayRequest } from './pay.ts';
+import type { PayRequest } from './pay-decide.ts';
 import {
   aPayment,
+  eventTypes,
   expectConsistent,
   makeDue,
   onePolicy,
@@ -25,7 +26,7 @@ afterAll(async () => {
   await shop.close();
 });
 
-const types = async (orderId: string) => (await shop.orders.timeline(orderId)).map(({ type }) => type);
+const types = (orderId: string) => eventTypes(shop.orders, orderId);
 const verified = (order: Order, changes: Partial<PayRequest> = {}) =>
   aPayment(order, { verified: true, ...changes });
 const decide = (paymentId: string, resolution: 'refund' | 'accept' | 'dismiss') =>

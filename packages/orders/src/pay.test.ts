@@ -1,6 +1,7 @@
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import {
   aPayment,
+  eventTypes,
   expectConsistent,
   makeDue,
   openTestOrders,
@@ -19,7 +20,7 @@ afterAll(async () => {
   await shop.close();
 });
 
-const types = async (orderId: string) => (await shop.orders.timeline(orderId)).map(({ type }) => type);
+const types = (orderId: string) => eventTypes(shop.orders, orderId);
 
 test('a payment of the right amount pays its order, and what was held is sold', async () => {
   await shop.orders.setStock('b', 10);

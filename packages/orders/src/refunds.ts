@@ -1,5 +1,5 @@
 import { transaction, type Database, type Queryable, type Statement, type Transaction } from '@lapse/runtime';
-import { claimMs } from './attempts.ts';
+import { claimMs } from './asks.ts';
 import { refundColumns, type Refund } from './refund-row.ts';
 
 /**

@@ -21,16 +21,3 @@ export const sellItems = (paid: string): string => `
     from sold join locked_stock using (sku) cross join clock
     where s.sku = sold.sku
   )`;
-
-/**
- * CTE that has the attempts of settled orders closed by the workers: nobody shall pay again. It needs a CTE of the orders
- * with its columns `id` and `open_attempt_count`, and a CTE `clock`.
- *
- * @param settled name of the CTE whose rows were settled
- */
-export const closeAttempts = (settled: string): string => `
-  superseded as (
-    update payment_attempts a set ask_at = clock.at
-    from ${settled} cross join clock
-    where ${settled}.open_attempt_count > 0 and a.order_id = ${settled}.id and a.ended_at is null
-  )`;

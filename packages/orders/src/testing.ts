@@ -3,10 +3,11 @@ import { createLog, openDatabase, type Database } from '@lapse/runtime';
 import { expect, inject } from 'vitest';
 
 import type { CheckoutRequest } from './checkout.ts';
+import type { Freeze } from './freeze.ts';
 import { createOrders, type BrakeLimits, type Orders } from './index.ts';
 import type { Order } from './order.ts';
 import type { PaymentAttempt } from './attempts.ts';
-import type { PayRequest } from './pay.ts';
+import type { PayRequest } from './pay-decide.ts';
 import type { Policies, Policy } from './policies.ts';
 import { defaultPolicies } from './policies.ts';
 
@@ -159,6 +160,41 @@ export async function makeDue(database: Database, due: readonly Order[], overdue
      from old where o.id = old.id`,
     [due.map(({ id }) => id), overdueMs],
   );
+}
+
+/** Moves everything there is into the past, but for events, attempts and payments. */
+export async function letPass(database: Database, ms: number): Promise<void> {
+  await database.query(
+    `with by as (
+       select $1 * interval '1 ms' as ms
+     ), locked as (
+       select id from orders order by id for no key update
+     ), moved as (
+       update orders set
+         created_at = created_at - by.ms, deadline_at = deadline_at - by.ms, expire_at = expire_at - by.ms,
+         check_at = check_at - by.ms, remind_at = remind_at - by.ms, thawed_through = thawed_through - by.ms,
+         paid_at = paid_at - by.ms, cancelled_at = cancelled_at - by.ms,
+         providers = (select jsonb_object_agg(key, value::timestamptz - by.ms) from jsonb_each_text(providers))
+       from by, locked
+       where orders.id = locked.id
+     )
+     update freezes set
+       frozen_at = frozen_at - by.ms, thawing_at = thawing_at - by.ms, done_at = done_at - by.ms
+     from by`,
+    [ms],
+  );
+}
+
+/** Begins a thaw that is expected to begin. */
+export async function beginThaw(orders: Orders, id: string): Promise<Freeze> {
+  const thawing = await orders.thaw(id);
+  if (thawing === undefined) throw new Error('there is nothing to thaw');
+  return thawing;
+}
+
+/** The types of an order's events, oldest first. */
+export async function eventTypes(orders: Orders, orderId: string): Promise<string[]> {
+  return (await orders.timeline(orderId)).map(({ type }) => type);
 }
 
 /** Places many orders of SKU `a` at once, without a checkout: their time ended `overdueMs` ago, or is yet to come. */

@@ -1,7 +1,9 @@
 import { transaction, type Database, type Statement, type Transaction } from '@lapse/runtime';
 import { v7 as uuidv7 } from 'uuid';
+import { closeAttempts } from './open-attempts.ts';
 import { readPayments, type Payment } from './payments.ts';
-import { closeAttempts, sellItems } from './sell.ts';
+import { sellItems } from './sell.ts';
+import { lockShelf } from './shelf.ts';
 
 /** What a person decides about a payment on the work list, and why. */
 export interface WorkDecision {
@@ -131,25 +133,6 @@ export function decideWork(database: Database, decision: WorkDecision): Promise<
   });
 }
 
-const lockItsStock: Statement = {
-  name: 'work_lock_stock',
-  text: `
-    with wanted as materialized (
-      select item.sku, item.quantity
-      from orders o cross join lateral jsonb_to_recordset(o.items) as item (sku text, quantity bigint)
-      where o.id = $1
-    ), locked as materialized (
-      select s.sku, s.on_hand, s.held from stock s
-      where s.sku in (select sku from wanted)
-      order by s.sku
-      for no key update
-    )
-    select coalesce(bool_and(
-      locked.sku is not null and (locked.on_hand is null or locked.held + wanted.quantity <= locked.on_hand)
-    ), false) as "isThere"
-    from wanted left join locked using (sku)`,
-};
-
 async function howToPay(
   tx: Transaction,
   { orderId, status, cancelReason, outcome }: LockedPayment,
@@ -160,6 +143,6 @@ async function howToPay(
   if (status === 'paid') return { outcome: 'order_already_paid' };
   if (status === 'pending_payment') return 'pays';
   if (cancelReason !== 'payment_timeout') return { outcome: 'order_was_cancelled' };
-  const [stock] = await tx.query<{ isThere: boolean }>(lockItsStock, [orderId]);
-  return stock?.isThere === true ? 'reinstates' : { outcome: 'out_of_stock' };
+  const shelf = await lockShelf(tx, [orderId]);
+  return shelf.take(orderId) ? 'reinstates' : { outcome: 'out_of_stock' };
 }

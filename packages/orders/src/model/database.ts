@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto';
 import type { ExpireAnswer as RealExpireAnswer } from '../index.ts';
-import type { PayRequest } from '../pay.ts';
+import type { PayRequest } from '../pay-decide.ts';
 import { currency, inModel, itemsOf, keyOf, moneyOf, type Command } from './commands.ts';
 import type { Key } from './model.ts';
 import type { Answer, Shop } from './shop.ts';

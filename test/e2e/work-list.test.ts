@@ -33,8 +33,9 @@ afterAll(async () => {
   await rm(folder, { recursive: true });
 });
 
+const workList = '/v1/money/work';
 const decide = (paymentId: string, decision: string, body?: unknown): Promise<Answered> =>
-  call(shop.fleet, 'POST', `/v1/money/work/${paymentId}/${decision}`, body);
+  call(shop.fleet, 'POST', `${workList}/${paymentId}/${decision}`, body);
 
 /** Reports a payment as the shop does. */
 function report({ id }: Order, amount = 500): Promise<PaymentResult> {

@@ -75,12 +75,14 @@ async function aListed(): Promise<{ order: Order; payment: Payment }> {
   return { order, payment: await report(order, { amount: order.amount - 1 }) };
 }
 
+const workList = '/work';
+
 /** Decides as a browser would, and answers where it is led and what it is told there. */
 async function decide(
   paymentId: string,
   fields: Record<string, string>,
 ): Promise<{ status: number; body: string }> {
-  const answer = await get(`/work/${paymentId}`, form(fields));
+  const answer = await get(`${workList}/${paymentId}`, form(fields));
   const to = answer.headers.get('location');
   return { status: answer.status, body: to === null ? await answer.text() : await page(to) };
 }
@@ -239,7 +241,7 @@ describe('the work list', () => {
     expect(body).toContain('Only the shop told of it');
     expect(body).toContain('Its provider refused to return it.');
     expect(body).toContain('1 try: the card is gone');
-    expect(body).toContain(`action="/work/${listed.id}"`);
+    expect(body).toContain(`action="${workList}/${listed.id}"`);
     expect(await page(`/orders/${order.id}`)).toContain('Its provider refused to return it.');
   });
 
@@ -352,18 +354,18 @@ describe('the work list', () => {
   test('nobody decides without a session, nor a page of another site in somebody’s name', async () => {
     const { order, payment: listed } = await aListed();
     const wish = form({ resolution: 'refund' });
-    expect((await ops.fetch(`/work/${listed.id}`, wish)).status).toBe(401);
+    expect((await ops.fetch(`${workList}/${listed.id}`, wish)).status).toBe(401);
     for (const headers of [
       { origin: 'https://evil.example' },
       { 'sec-fetch-site': 'cross-site' },
       { 'sec-fetch-site': 'same-site' },
     ])
-      expect((await get(`/work/${listed.id}`, { ...wish, headers })).status).toBe(403);
-    expect((await get(`/work/${listed.id}?resolution=refund`)).status).toBe(404);
+      expect((await get(`${workList}/${listed.id}`, { ...wish, headers })).status).toBe(403);
+    expect((await get(`${workList}/${listed.id}?resolution=refund`)).status).toBe(404);
     expect(await payment(order)).toMatchObject({ resolution: null });
 
     const headers = { origin: ops.url, 'sec-fetch-site': 'same-origin' };
-    expect((await get(`/work/${listed.id}`, { ...wish, headers })).status).toBe(303);
+    expect((await get(`${workList}/${listed.id}`, { ...wish, headers })).status).toBe(303);
   });
 
   test('a decision on a later page leads back to it', async () => {
@@ -371,7 +373,7 @@ describe('the work list', () => {
     const after = `${(listed.payment.listedAt?.getTime() ?? 0) - 1}.00000000-0000-0000-0000-000000000000`;
     const shown = await page(`/work?after=${after}`);
     expect(shown).toContain(`name="after" value="${after}"`);
-    const answer = await get(`/work/${listed.payment.id}`, form({ resolution: 'accept', after }));
+    const answer = await get(`${workList}/${listed.payment.id}`, form({ resolution: 'accept', after }));
     expect(answer.headers.get('location')).toBe(`/work?done=paid&order=${listed.order.id}&after=${after}`);
     expect(await page('/work?done=constructor&order=odd&after=odd')).not.toContain('role="status"');
   });
@@ -381,7 +383,7 @@ test('while Redis is away a decision is made all the same', async () => {
   const { order, payment: listed } = await aListed();
   const alone = await startOps({ databaseUrl: own.url, redisUrl: 'redis://127.0.0.1:1' });
   const ask = await alone.signIn();
-  const answer = await ask(`/work/${listed.id}`, form({ resolution: 'accept' }));
+  const answer = await ask(`${workList}/${listed.id}`, form({ resolution: 'accept' }));
   await alone.stop();
   expect(answer.status).toBe(303);
   expect(await ops.orders.find(order.id)).toMatchObject({ status: 'paid' });

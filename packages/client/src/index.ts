@@ -299,7 +299,7 @@ export function createClient(options: { baseUrl: string; apiKey: string; timeout
     adjustStock: async (sku, by) => call('POST', `${stockPath(sku)}/adjust`, { by }),
     stock: async (sku) => call('GET', stockPath(sku)),
     stocks: (query) => call('GET', `/v1/stock${search(query)}`),
-    workList: (query) => call('GET', `/v1/money/work${search(query)}`),
+    workList: (query) => call('GET', `${workList}${search(query)}`),
     refundPayment: async (id, note) => call('POST', `${workPath(id)}/refund`, { note: note ?? null }),
     acceptPayment: async (id, note) => call('POST', `${workPath(id)}/accept`, { note: note ?? null }),
     dismissPayment: async (id, note) => call('POST', `${workPath(id)}/dismiss`, { note }),
@@ -339,8 +339,10 @@ function stockPath(sku: string): string {
   return `/v1/stock/${segment(sku)}`;
 }
 
+const workList = '/v1/money/work';
+
 function workPath(paymentId: string): string {
-  return `/v1/money/work/${segment(paymentId)}`;
+  return `${workList}/${segment(paymentId)}`;
 }
 
 /** A part of a path. URLs are normalized on their way: these would name the list, or what is above it. */

@@ -17,6 +17,7 @@ const workCursor = z
 
 const workQuery = z.strictObject({ cursor: workCursor.optional(), limit: pageLimit });
 
+const workList = '/v1/money/work';
 const params = z.object({ paymentId: z.uuid() });
 const decisionBody = z.strictObject({ note: text(1000).nullable().default(null) });
 const dismissalBody = z.strictObject({ note: words(1000) });
@@ -25,7 +26,7 @@ const dismissalBody = z.strictObject({ note: words(1000) });
 export function workRoutes({ orders, deadlines }: { orders: Orders; deadlines: Deadlines }): Router {
   const router = Router();
 
-  router.get('/v1/money/work', async (request, response) => {
+  router.get(workList, async (request, response) => {
     const { cursor, limit } = parse(workQuery, request.query);
     const page = await orders.workList(cursor === undefined ? { limit } : { after: cursor, limit });
     response.json({ data: page, nextCursor: page.length === limit ? cursorBehind(page.at(-1)) : null });
@@ -68,14 +69,14 @@ export function workRoutes({ orders, deadlines }: { orders: Orders; deadlines: D
     return payment;
   };
 
-  router.post('/v1/money/work/:paymentId/refund', async (request, response) => {
+  router.post(`${workList}/:paymentId/refund`, async (request, response) => {
     response.json(await decide(request, 'refund', parseOptionalBody(decisionBody, request).note));
   });
-  router.post('/v1/money/work/:paymentId/accept', async (request, response) => {
+  router.post(`${workList}/:paymentId/accept`, async (request, response) => {
     response.json(await decide(request, 'accept', parseOptionalBody(decisionBody, request).note));
   });
   // What was done outside of Lapse stands nowhere else.
-  router.post('/v1/money/work/:paymentId/dismiss', async (request, response) => {
+  router.post(`${workList}/:paymentId/dismiss`, async (request, response) => {
     response.json(await decide(request, 'dismiss', parseOptionalBody(dismissalBody, request).note));
   });
 

@@ -9,6 +9,9 @@ import { paymentLine } from '../present-money.ts';
 import type { Views } from '../views.ts';
 import { formatCursor, parseCursor } from './cursor.ts';
 
+/** Where it is. */
+const path = '/work';
+
 const pageSize = 50;
 
 /** Most characters of a note. */
@@ -50,15 +53,16 @@ export function workPage(options: { orders: Orders; deadlines: Deadlines; views:
     response.send(
       views.render('work', {
         ...told,
+        path,
         maxNote,
         payments: page.map(paymentLine),
         after: after && formatCursor(after),
-        nextUrl: next && `/work?after=${next}`,
+        nextUrl: next && `${path}?after=${next}`,
       }),
     );
   };
 
-  router.get('/work', async (request, response) => {
+  router.get(path, async (request, response) => {
     const orderId = uuidForm.exec(fieldOf(request.query, 'order'))?.[0];
     const success = done.get(fieldOf(request.query, 'done'));
     await show(response, fieldOf(request.query, 'after'), success === undefined ? {} : { success, orderId });
@@ -67,7 +71,7 @@ export function workPage(options: { orders: Orders; deadlines: Deadlines; views:
   // 1,000 characters of a note may take 12 bytes each.
   const readForm = express.urlencoded({ extended: false, limit: '16kb' });
 
-  router.post('/work/:paymentId', readForm, async (request: Request<{ paymentId: string }>, response) => {
+  router.post(`${path}/:paymentId`, readForm, async (request: Request<{ paymentId: string }>, response) => {
     const { paymentId } = request.params;
     const body: unknown = request.body;
     const from = fieldOf(body, 'after');
@@ -99,7 +103,7 @@ export function workPage(options: { orders: Orders; deadlines: Deadlines; views:
       ...(parseCursor(from) === undefined ? {} : { after: from }),
     });
     // Loading the page again does not decide again.
-    response.redirect(303, `/work?${query.toString()}`);
+    response.redirect(303, `${path}?${query.toString()}`);
   });
 
   return router;

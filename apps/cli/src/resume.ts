@@ -65,7 +65,7 @@ async function untilDrained(orders: Orders, held: number): Promise<void> {
     `${atMost(held)} overdue orders are cancelled now, unless they are paid before it is their turn.`,
   );
   if ((await orders.activeFreeze()) !== undefined) {
-    console.log('But a freeze stops the clock of every order: they wait for `lapse thaw`.');
+    console.log('But a freeze is on: the orders in its scope wait for `lapse thaw`.');
     return;
   }
   console.log('Waiting for the workers. Ctrl-C leaves them at it.');

@@ -1,6 +1,7 @@
 import { queryable, transaction, type Database, type Queryable, type Statement } from '@lapse/runtime';
 import { v7 as uuidv7 } from 'uuid';
 import { readOrders } from './find.ts';
+import { isFrozen, shareFreezeLock } from './freeze.ts';
 import { nextAsk } from './open-attempts.ts';
 import type { Order } from './order.ts';
 
@@ -24,7 +25,7 @@ export interface PaymentAttempt {
   readonly providerAttemptId: string | null;
   readonly handOffAs: 'url' | 'client_secret';
   readonly returnUrl: string | null;
-  /** The deadline when it was opened; null: there was none. */
+  /** The deadline when it was opened; null: there was none, it was over (in the grace), or the clock stood still. */
   readonly payBy: Date | null;
   /** What the customer needs; null until the provider answered. */
   readonly handOff: HandOff | null;
@@ -64,7 +65,7 @@ export interface AttemptRequest {
 
 /**
  * What became of it. `opening`: the provider is to be called, now or again. `open`: it was opened before, and is as it was.
- * `order_closing`: the order's time is over, the providers are being asked.
+ * `order_closing`: the order's time is over, the providers are being asked. While its clock stands still it is not over.
  */
 export type AttemptAnswer =
   | { readonly outcome: 'opening' | 'open'; readonly attempt: PaymentAttempt; readonly order: Order }
@@ -76,7 +77,8 @@ const lockOrder: Statement = {
   text: `
     select
       o.status = 'pending_payment' as "isPending",
-      o.closing_at is not null or o.expire_at <= clock_timestamp() as "isClosing"
+      o.closing_at is not null or o.expire_at <= clock_timestamp() and not ${isFrozen} as "isClosing",
+      ${isFrozen} as "isFrozen"
     from orders o
     where o.id = $1
     for no key update`,
@@ -106,7 +108,7 @@ const insertAttempt: Statement = {
       insert into payment_attempts as a (
         id, order_id, provider, hand_off_as, return_url, pay_by, created_at, ask_at
       )
-      select $1, $2, $3, $4, $5, o.deadline_at, clock.at, ${nextAsk('clock.at')}
+      select $1, $2, $3, $4, $5, case when $7 or o.deadline_at <= clock.at then 'infinity' else o.deadline_at end, clock.at, ${nextAsk('clock.at')}
       from counted o cross join clock
       returning ${attemptColumns}
     ), logged as (
@@ -124,8 +126,9 @@ const insertAttempt: Statement = {
 export function beginAttempt(database: Database, request: AttemptRequest): Promise<AttemptAnswer> {
   const { orderId, provider, handOffAs, returnUrl, actor } = request;
   return transaction(database, async (tx): Promise<AttemptAnswer> => {
-    const [[locked], [open], found] = await Promise.all([
-      tx.query<{ isPending: boolean; isClosing: boolean }>(lockOrder, [orderId]),
+    const [, [locked], [open], found] = await Promise.all([
+      shareFreezeLock(tx),
+      tx.query<{ isPending: boolean; isClosing: boolean; isFrozen: boolean }>(lockOrder, [orderId]),
       tx.query<PaymentAttempt>(readOpen, [orderId, provider]),
       readOrders(tx, [orderId]),
     ]);
@@ -142,6 +145,7 @@ export function beginAttempt(database: Database, request: AttemptRequest): Promi
       handOffAs,
       returnUrl,
       actor,
+      locked.isFrozen,
     ]);
     if (attempt === undefined) throw new Error('an attempt was not written');
     return { outcome: 'opening', attempt, order };

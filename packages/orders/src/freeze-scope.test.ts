@@ -63,6 +63,23 @@ test.each([
     expect(await answer(order)).toBe(isHeld[n] ? 'frozen' : 'settled');
 });
 
+test.each([
+  ['a freeze of its provider', () => freeze({ provider: 'bank' })],
+  ['a freeze of everybody', () => freeze({})],
+])('under %s a customer may switch to another provider, even after the deadline', async (_, begin) => {
+  const order = await place(shop.orders, {});
+  await openAttempt(shop.orders, order.id, 'bank');
+  const frozen = await begin();
+  await letPass(shop.database, 120_000);
+  const attempt = await openAttempt(shop.orders, order.id, 'wallet');
+  expect(attempt).toMatchObject({ state: 'open', payBy: null });
+  await thaw(frozen);
+  await finishThaws();
+  expect(await answer(order)).toBe('not_due');
+  await letPass(shop.database, 60_000);
+  expect(await answer(order)).toBe('closing');
+});
+
 test('the freezes that hold an order are told, until their thaw has moved it', async () => {
   const web = await place(shop.orders, { channel: 'web' });
   const app = await place(shop.orders, { channel: 'app' });

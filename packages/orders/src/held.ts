@@ -116,13 +116,12 @@ const countHeld: Statement = {
     select verdict, count(*) as count from (
       select a.verdict from payment_attempts a
       where a.ended_at is null and a.verdict in ('unknown', 'processing')
-        and a.verdict_since <= clock_timestamp() - $1 * interval '1 ms'
       limit 10000
     ) as held
     group by verdict`,
 };
 
-/** Attempts whose provider has said `unknown` or `processing` for longer than `forMs`; counted up to 10,000. */
-export async function countHeldAttempts(db: Queryable, forMs: number): Promise<VerdictCounts> {
-  return toCounts(await db.query<VerdictCount>(countHeld, [forMs]));
+/** Attempts whose provider says `unknown` or `processing`, counted up to 10,000. */
+export async function countHeldAttempts(db: Queryable): Promise<VerdictCounts> {
+  return toCounts(await db.query<VerdictCount>(countHeld));
 }

@@ -175,8 +175,8 @@ export interface Orders {
   dueAskCount(provider: string): Promise<number>;
   /** One of a provider's newest attempts, to see whether it answers. */
   attemptToAsk(provider: string): Promise<AttemptToAsk | undefined>;
-  /** Attempts of which the provider has said `unknown` or `processing` for longer than `forMs`. */
-  heldAttempts(forMs: number): Promise<VerdictCounts>;
+  /** How many attempts there are of which the provider says `unknown` or `processing`. */
+  heldAttempts(): Promise<VerdictCounts>;
   /** Attempts that ops must see to: no answer for 5 minutes, or money on its way for longer than the policy allows. */
   attemptAlarms(): Promise<VerdictCounts>;
   /** Attempts of which the provider says `unknown` or `processing`, with their orders, those held longest first. */
@@ -288,7 +288,7 @@ export function createOrders(options: {
     attemptProviders: () => readAttemptProviders(db),
     dueAskCount: (provider) => dueAskCount(db, provider),
     attemptToAsk: (provider) => attemptToAsk(db, provider),
-    heldAttempts: (forMs) => countHeldAttempts(db, forMs),
+    heldAttempts: () => countHeldAttempts(db),
     attemptAlarms: () => countAlarms(db),
     heldList: (page) => listHeld(db, page),
     closingSince: (orderId) => closingSince(db, orderId),

@@ -31,7 +31,7 @@ export function overviewPage(options: {
       orders.backlog(),
       orders.activeFreezes(shownFreezes + 1),
       orders.activeBrake(),
-      orders.heldAttempts(0),
+      orders.heldAttempts(),
       orders.attemptAlarms(),
       orders.openRefunds(),
       orders.list({ limit: newestCount }),

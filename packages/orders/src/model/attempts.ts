@@ -1,4 +1,5 @@
 /** Payment attempts: what a customer may still pay by, and what providers say of it. See model.ts. */
+import { isFrozen } from './freezes.ts';
 import {
   changeOrder,
   expireAtOf,
@@ -15,7 +16,7 @@ import {
 
 /**
  * A customer wants to pay. An order has one open attempt at each provider, which is answered again. None begins when the
- * order's time is over.
+ * order's time is over, which it is not while its clock stands still.
  */
 export function beginAttempt(shop: Shop, wish: { attempt: string; order: string; provider: Provider }): Step {
   const { attempt: name, order: orderName, provider } = wish;
@@ -23,7 +24,7 @@ export function beginAttempt(shop: Shop, wish: { attempt: string; order: string;
   if (order === undefined) return unchanged(shop, 'order_not_found');
   const shown = { order: showOrder(shop, orderName) };
   if (order.status !== 'pending_payment') return unchanged(shop, 'not_pending', shown);
-  if (order.closingAt !== null || expireAtOf(order) <= shop.clock)
+  if (order.closingAt !== null || (expireAtOf(order) <= shop.clock && !isFrozen(shop, orderName)))
     return unchanged(shop, 'order_closing', shown);
   const open = openAttempts(shop, orderName).find(([, attempt]) => attempt.provider === provider);
   if (open !== undefined) return unchanged(shop, open[1].state, { ...shown, attempt: open[0] });

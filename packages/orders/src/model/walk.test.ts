@@ -36,11 +36,9 @@ const sweep: Command = { do: 'sweep', limit: 10 };
 const frozenFor = (freeze: string, ms: number, scope: Scope = {}): readonly Command[] => [
   { do: 'freeze', freeze, scope },
   { do: 'pass', ms },
-  { do: 'thaw', freeze },
-  // The first moves the orders, the second finds none left.
-  thawStep,
-  thawStep,
 ];
+// The first step moves the orders, the second finds none left.
+const thawed = (freeze: string): readonly Command[] => [{ do: 'thaw', freeze }, thawStep, thawStep];
 
 const cancelled: Command = { do: 'cancel', order: '1', reason: 'customer' };
 const anotherBuyer: Actor = { who: 'another buyer of the last piece', deeds: [[checkout('2', minuteMs)]] };
@@ -74,8 +72,8 @@ const withoutAttempts: World = {
         [{ do: 'extend', order: '1', byMs: 30 * minuteMs }],
       ],
     },
-    { who: 'a freeze', deeds: [frozenFor('A', 3 * minuteMs)] },
-    { who: 'another freeze', deeds: [frozenFor('B', 10 * minuteMs)] },
+    { who: 'a freeze', deeds: [[...frozenFor('A', 3 * minuteMs), ...thawed('A')]] },
+    { who: 'another freeze', deeds: [[...frozenFor('B', 10 * minuteMs), ...thawed('B')]] },
     anotherBuyer,
     {
       who: 'a merchant who takes a piece away and puts it back',
@@ -115,9 +113,11 @@ const withAttempts: World = {
     { who: 'a job that fires twice', deeds: [[expire, expire]] },
     { who: 'a customer who cancels', deeds: [[cancelled]] },
     { who: 'a support that extends', deeds: [[{ do: 'extend', order: '1', byMs: 20 * minuteMs }]] },
-    // Shorter than what is left: as with an extension, in a freeze that lasts longer no page is opened, although the order
-    // has time left.
-    { who: 'a freeze of the provider', deeds: [frozenFor('A', minuteMs - 1, { provider: 'bank' })] },
+    // Two deeds: while an order stands frozen its customer may open another page, even one whose time was just over.
+    {
+      who: 'a freeze of the provider',
+      deeds: [frozenFor('A', 3 * minuteMs, { provider: 'bank' }), thawed('A')],
+    },
     anotherBuyer,
     {
       who: 'a provider that returns it',

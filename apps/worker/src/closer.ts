@@ -77,7 +77,10 @@ export function closer(options: {
     }
     const { orderId, provider, id: attemptId } = attempt;
     const paid = await orders.pay({ ...said.capture, orderId, provider, attemptId, verified: true, actor });
-    if (paid.outcome === 'paid') await deadlines.disarm({ orderId, partition: paid.order.partition });
+    if (paid.outcome === 'paid') {
+      const { partition, remindAt } = paid.order;
+      await deadlines.disarm({ orderId, partition, remindAt });
+    }
     if (!('payment' in paid)) {
       // Its money was told of for another order, which a person will see. This attempt brings none.
       log.error({ orderId, attemptId, outcome: paid.outcome }, 'payment of an attempt was not recorded');

@@ -63,10 +63,10 @@ export interface Deadlines extends Reminders {
    */
   armMany(deadlines: readonly Deadline[]): Promise<ManyArmed>;
   /**
-   * Removes the job of an order that was paid or cancelled, best effort: a job that fires all the same finds the order
-   * settled. Waits at most 25 ms. Never rejects.
+   * Removes the job of an order that was paid or cancelled, and that of its next reminder where it has one, best effort: a
+   * job that fires all the same finds the order settled. Waits at most 25 ms. Never rejects.
    */
-  disarm(job: JobAddress): Promise<void>;
+  disarm(job: JobAddress & { readonly remindAt?: Date | null }): Promise<void>;
   /**
    * Removes many jobs, in pages, waiting for all of them: those that no pending order stands behind. A job that a worker
    * has in hand stays, and is counted as neither. Never rejects; `failed` ones are counted and logged.
@@ -232,8 +232,8 @@ export function createDeadlines(options: {
       return { armed, failed, failedPartitions };
     },
 
-    async disarm({ orderId, partition }) {
-      await background.run(
+    async disarm({ orderId, partition, remindAt = null }) {
+      const disarming = background.run(
         partition,
         async () => {
           await removeJob(partitionOf(partition).queue, orderId);
@@ -244,6 +244,7 @@ export function createDeadlines(options: {
           disarmFailed(error);
         },
       );
+      await Promise.all([disarming, remindAt === null ? undefined : reminders.calls.disarmReminder(orderId)]);
     },
 
     async disarmMany(jobs) {

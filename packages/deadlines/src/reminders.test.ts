@@ -85,6 +85,16 @@ describe('arming', () => {
     expect(await deadlines.inspect(deadline)).toMatchObject({ state: 'delayed', firesAt: deadline.expireAt });
   });
 
+  test('disarms it with the deadline', async () => {
+    const remindAt = new Date(Date.now() + minuteMs);
+    const deadline = newDeadline(2 * minuteMs);
+    await deadlines.arm(deadline);
+    await deadlines.armReminder({ orderId: deadline.orderId, remindAt });
+    await deadlines.disarm({ ...deadline, remindAt });
+    expect(await deadlines.inspectReminder(deadline.orderId)).toBeNull();
+    expect(await deadlines.inspect(deadline)).toBeNull();
+  });
+
   test('moves the job that is there, and keeps one that is right', async () => {
     const { orderId, remindAt } = aReminder(minuteMs);
     await deadlines.armReminder({ orderId, remindAt });

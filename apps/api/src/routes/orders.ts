@@ -176,10 +176,7 @@ export async function disarmed(
   { id: orderId, partition, remindAt }: Order,
   deadlines: Deadlines,
 ): Promise<void> {
-  await Promise.all([
-    deadlines.disarm({ orderId, partition }),
-    remindAt === null ? undefined : deadlines.disarmReminder(orderId),
-  ]);
+  await deadlines.disarm({ orderId, partition, remindAt });
 }
 
 function fieldOf(to: { byMs: number } | { deadlineAt: Date }): string {

@@ -96,7 +96,10 @@ export function workPage(options: { orders: Orders; deadlines: Deadlines; views:
     log.info({ paymentId, resolution, actor }, 'payment was decided about');
     const { orderId } = answer.payment;
     const order = answer.isPaid && orderId !== null ? await orders.find(orderId) : undefined;
-    if (order !== undefined) await deadlines.disarm({ orderId: order.id, partition: order.partition });
+    if (order !== undefined) {
+      const { id, partition, remindAt } = order;
+      await deadlines.disarm({ orderId: id, partition, remindAt });
+    }
     const query = new URLSearchParams({
       done: answer.isPaid ? 'paid' : resolution,
       ...(orderId === null ? {} : { order: orderId }),

@@ -30,6 +30,8 @@ test('nothing that was acknowledged is lost, wrong or doubled by crashes of ever
   expect(result.orderCount).toBeGreaterThan(1200);
   // So that it was not too easy: connections were cut, and calls were tried again.
   expect(result.failures).toHaveProperty('503 unavailable');
+  expect(result.told['payment_reminder']).toBeGreaterThan(500);
+  expect(result.told['reinstated']).toBeGreaterThan(0);
 }, 120_000);
 
 /** The short form of `pnpm chaos --money`. */
@@ -45,8 +47,9 @@ test('no money is kept for nothing and none goes back twice, whatever the paymen
   expect(orderCount).toBe(160);
   expect(counts.returned.twice).toBe(0);
   // So that it was not too easy.
-  const { captures, payments, providers } = counts;
+  const { captures, payments, providers, told } = counts;
   expect(payments).toMatchObject({ paid: expect.any(Number) });
+  expect(told).toMatchObject({ payment_reminder: expect.any(Number) });
   const { failedCalls, lostAnswers, webhooksLost, webhooksDoubled } = providers;
   for (const count of [captures.taken, failedCalls, lostAnswers, webhooksLost, webhooksDoubled])
     expect(count).toBeGreaterThan(0);

@@ -53,6 +53,8 @@ interface OrderRow {
   readonly amount: number;
   readonly deadlineAt: Date;
   readonly cancelledAt: Date | null;
+  /** Late money paid it after all. */
+  readonly isReinstated: boolean;
 }
 
 interface CaptureRow {
@@ -68,8 +70,9 @@ interface CaptureRow {
 export async function checkLedger(ledger: Ledger, books: Books, database: Database): Promise<LedgerBreaches> {
   const { rows: orders } = await database.query<OrderRow>(
     `select id, reference, status, cancel_reason as "cancelReason", amount, deadline_at as "deadlineAt",
-       cancelled_at as "cancelledAt"
-     from orders`,
+       cancelled_at as "cancelledAt",
+       exists (select from events e where e.order_id = o.id and e.type = 'order.reinstated') as "isReinstated"
+     from orders o`,
   );
   const { rows: captures } = await database.query<CaptureRow>(
     'select order_id as "orderId", provider_payment_id as "captureId", outcome from payments',
@@ -109,9 +112,10 @@ export async function checkLedger(ledger: Ledger, books: Books, database: Databa
 /** What an answer said about its order, against the row. */
 function contradictions({ call, order }: Told, row: OrderRow): string[] {
   const found: string[] = [];
-  if (order.status !== 'pending_payment' && row.status !== order.status)
+  const isReinstated = row.isReinstated && order.cancelReason === 'payment_timeout';
+  if (order.status !== 'pending_payment' && row.status !== order.status && !isReinstated)
     found.push(`${call} said ${order.status}, it is ${row.status}`);
-  if (order.cancelReason !== null && row.cancelReason !== order.cancelReason)
+  if (order.cancelReason !== null && row.cancelReason !== order.cancelReason && !isReinstated)
     found.push(`${call} said cancelled by ${order.cancelReason}, it is ${row.cancelReason ?? row.status}`);
   if (row.amount !== order.amount) found.push(`${call} said amount ${order.amount}, it is ${row.amount}`);
   const deadlineAt = new Date(order.deadlineAt ?? '');
@@ -135,7 +139,8 @@ function captureContradictions(
     if (outcome !== 'already_recorded' && outcome !== payment.outcome)
       found.push(`capture ${told.id} was told ${outcome}, it is ${payment.outcome}`);
   const needed = { paid: 'paid', duplicate: 'paid', late: 'cancelled' }[payment.outcome];
-  if (row !== undefined && needed !== undefined && row.status !== needed)
+  const wasLate = payment.outcome === 'late' && row?.isReinstated === true;
+  if (row !== undefined && needed !== undefined && row.status !== needed && !wasLate)
     found.push(`capture ${told.id} is ${payment.outcome}, the order is ${row.status}`);
   return found;
 }
@@ -146,6 +151,8 @@ function unasked({ planned, sent }: Entry, row: OrderRow, captured: ReadonlySet<
   if (row.amount !== planned.amount) found.push(`amount ${row.amount} instead of ${planned.amount}`);
   if (row.status === 'paid' && !sent.has('pay') && !captured.has(row.id))
     found.push('paid, although nobody paid');
+  if (row.isReinstated && planned.paymentMethod !== 'bank_transfer')
+    found.push(`reinstated, although its late money goes back or waits for a person`);
   if (row.status === 'cancelled' && row.cancelReason !== 'payment_timeout' && !sent.has('cancel'))
     found.push(`cancelled by ${row.cancelReason ?? '?'}, although nobody asked`);
   return found;

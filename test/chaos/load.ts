@@ -79,10 +79,10 @@ export class Load {
   /** One order, from its checkout to the end of its story. */
   async live(planned: PlannedOrder): Promise<Entry> {
     const entry = this.ledger.open(planned);
-    const { items, paymentWindowMs, reference } = planned;
+    const { items, paymentMethod, paymentWindowMs, reference } = planned;
     const checkout = (api: number): Promise<Told | undefined> =>
       this.#tell(entry, 'checkout', api, async (client) => {
-        const body = { reference, currency: 'EUR', items, paymentWindowMs };
+        const body = { reference, paymentMethod, currency: 'EUR', items, paymentWindowMs };
         return { order: await client.checkout(body, { idempotencyKey: reference }) };
       });
     const placed = await checkout(planned.api);

@@ -2,6 +2,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 
 import { waitFor } from '@lapse/devstack';
 import { createOrders } from '@lapse/orders';
+import type { Database } from '@lapse/runtime';
 
 import type { Load } from './load.ts';
 import { planProbe } from './plan.ts';
@@ -92,7 +93,7 @@ async function countUnsettled({ database }: System): Promise<Unsettled> {
 
 /**
  * Lets everything come to its end: the payment providers do nothing wrong any more, and are asked about all that is
- * open, as by \`lapse reconcile\`. Waits until nothing is under way, or longer than the slowest fault may take.
+ * open, as by `lapse reconcile`. Waits until nothing is under way, or longer than the slowest fault may take.
  */
 export async function settle(system: System): Promise<Unsettled> {
   const { database, services } = system;
@@ -124,4 +125,14 @@ export async function readLateness({ database }: System): Promise<Lateness> {
      ) as expired`,
   );
   return rows[0] ?? { p50: null, p99: null, max: null, sweptShare: null };
+}
+
+/** How many reminders customers got, and how many cancelled orders late money paid after all. */
+export async function countTold(database: Database): Promise<Readonly<Record<string, number>>> {
+  const { rows } = await database.query<{ what: string; count: number }>(
+    `select split_part(type, '.', 2) as what, count(*) as count from events
+     where type in ('order.payment_reminder', 'order.reinstated')
+     group by type`,
+  );
+  return Object.fromEntries(rows.map(({ what, count }) => [what, count]));
 }

@@ -13,6 +13,7 @@ test('the counts of a money run are told in lines', () => {
       refunds: {},
       returned: { once: 99, twice: 0 },
       workList: { refund_failed: 1 },
+      told: { payment_reminder: 5000, reinstated: 7 },
       providers: {
         calls: 10_000,
         failedCalls: 1600,
@@ -38,6 +39,7 @@ test('the counts of a money run are told in lines', () => {
     'refunds         none',
     'returned        99 once, 0 twice',
     'work list       refund failed 1',
+    'told            payment reminder 5,000, reinstated 7',
     'webhooks        1,000 to tell, lost 51 (5.1 %), doubled 99 (9.9 %), reordered 0 (0 %), delivered 1,048, given up 0',
     'provider calls  10,000, failed 1,600 (16 %), answers lost 400 (4 %)',
     'failed requests none',

@@ -3,7 +3,7 @@ import type { Database } from '@lapse/runtime';
 import type { Books, ProviderCounts } from './books.ts';
 import { judge } from './judge.ts';
 import { Load } from './load.ts';
-import { settle } from './measure.ts';
+import { countTold, settle } from './measure.ts';
 import { planOrders, type Population } from './plan.ts';
 import { watch, type Progress } from './progress.ts';
 import type { Servers } from './servers.ts';
@@ -28,6 +28,8 @@ export interface MoneyCounts {
   readonly returned: { readonly once: number; readonly twice: number };
   /** By reason. */
   readonly workList: Counts;
+  /** See `countTold`. */
+  readonly told: Counts;
   readonly providers: ProviderCounts;
 }
 
@@ -119,6 +121,7 @@ async function countMoney(database: Database, books: Books, providers: ProviderC
     refunds: await count('state', 'refunds'),
     returned: { once: returned.size - books.returnedTwice.length, twice: books.returnedTwice.length },
     workList: await count('listed_for', 'payments where listed_at is not null and resolved_at is null'),
+    told: await countTold(database),
     providers,
   };
 }
@@ -145,6 +148,7 @@ export function moneyLines({ orderCount, counts, failures }: MoneyResult): strin
     line('refunds', each(counts.refunds)),
     line('returned', `${number(returned.once)} once`, `${number(returned.twice)} twice`),
     line('work list', each(counts.workList)),
+    line('told', each(counts.told)),
     line(
       'webhooks',
       `${number(webhooksTold)} to tell`,

@@ -32,6 +32,8 @@ export interface PlannedOrder {
   readonly actsAt: number;
   /** How much more time it gets where its story says so, ms. */
   readonly extendByMs: number;
+  /** By which policies.json decides what late money does: it goes back, pays after all where it can, or waits for a person. */
+  readonly paymentMethod: (typeof paymentMethods)[number];
   /** How the customer pays: by a payment that the shop reports, or on the page of a payment provider. */
   readonly way: 'report' | 'attempt';
   /** Whether the money is on its way for a while, where the customer pays at a provider. */
@@ -52,6 +54,8 @@ export const stockAtStart: ReadonlyMap<string, number> = new Map([
 
 const skus = [...stockAtStart.keys()];
 const plentiful = skus.filter((sku) => sku !== 'scarce');
+
+const paymentMethods = ['card', 'bank_transfer', 'invoice'] as const;
 
 /** Out of 100 orders. */
 const shares: Readonly<Record<Story, number>> = {
@@ -106,6 +110,7 @@ export function planOrder(
     way: random() < attemptShare ? 'attempt' : 'report',
     paysSlowly: random() < 0.1,
     coin: random() < 0.5,
+    paymentMethod: oneOf(random, paymentMethods),
   };
 }
 

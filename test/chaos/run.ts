@@ -3,7 +3,15 @@ import { setTimeout as delay } from 'node:timers/promises';
 import type { Fault } from './faults.ts';
 import { judge } from './judge.ts';
 import { Load, notOpened } from './load.ts';
-import { patienceMs, probe, readLateness, settle, type Lateness, type Recovery } from './measure.ts';
+import {
+  countTold,
+  patienceMs,
+  probe,
+  readLateness,
+  settle,
+  type Lateness,
+  type Recovery,
+} from './measure.ts';
 import { planOrders } from './plan.ts';
 import { watch, type Progress } from './progress.ts';
 import { between, randomOf } from './random.ts';
@@ -41,6 +49,8 @@ export interface RunResult extends Recovery {
   /** Everything that is not as it should be. */
   readonly breaches: readonly string[];
   readonly lateness: Lateness;
+  /** See `countTold`. */
+  readonly told: Readonly<Record<string, number>>;
   /** More than 3 s, and no fault explains it: a breach of invariant 5, or the machine was busy with something else. */
   readonly isLate: boolean;
   readonly tookMs: number;
@@ -113,6 +123,7 @@ export async function runChaos(options: RunOptions): Promise<RunResult> {
       duplicatedCount: judgement.duplicatedCount,
       breaches,
       lateness,
+      told: await countTold(system.database),
       isLate: !isHeldUp && (lateness.max ?? 0) > mostLateMs,
       ...recovery,
       tookMs: Math.round(performance.now() - startedAt),
@@ -136,6 +147,7 @@ export function failedRun(name: string, error: unknown): RunResult {
     duplicatedCount: 0,
     breaches: [`the run failed: ${error instanceof Error ? (error.stack ?? error.message) : String(error)}`],
     lateness: { p50: null, p99: null, max: null, sweptShare: null },
+    told: {},
     isLate: false,
     takesOrdersAfterMs: null,
     keepsTimeAfterMs: null,

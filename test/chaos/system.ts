@@ -1,3 +1,5 @@
+import { fileURLToPath } from 'node:url';
+
 import { createTestDatabase, freePort, startProxy, type Proxy } from '@lapse/devstack';
 import { connectRedis, openDatabase, type Database, type RedisConnection } from '@lapse/runtime';
 
@@ -8,6 +10,9 @@ import { PaymentServices, type ProviderName } from './services.ts';
 
 /** The API key of the fleet. */
 export const apiKey = 'chaos-key-0123456789abcdef';
+
+/** Customers are reminded, and what late money does depends on how they wished to pay. */
+const policies = fileURLToPath(new URL('policies.json', import.meta.url));
 
 /** Processes of Lapse on a fresh database and an empty Redis. */
 export interface System {
@@ -86,6 +91,7 @@ export async function startSystem(servers: Servers, seed: string): Promise<Syste
           LAPSE_HOST: '127.0.0.1',
           LAPSE_PARTITIONS: '2',
           LAPSE_API_KEY: apiKey,
+          LAPSE_POLICIES: policies,
           // The providers take what they get: what is measured here is not their limit.
           LAPSE_PROVIDER_RATE: '1000',
           ...PaymentServices.settings(urls),

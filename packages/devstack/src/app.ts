@@ -63,7 +63,12 @@ export async function spawnApp({
     {
       name,
       cwd: root,
-      env: { ...minimalEnvironment(machineEnvironment(machine)), ...env },
+      env: {
+        ...minimalEnvironment(machineEnvironment(machine)),
+        // What Node compiled once it need not compile again: half of the time that an app takes to start.
+        NODE_COMPILE_CACHE: join(root, 'node_modules', '.cache', 'node'),
+        ...env,
+      },
       onLine(line) {
         readyPort ??= portOfReadyLine(line);
         onLine?.(line);

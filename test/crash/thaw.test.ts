@@ -37,7 +37,7 @@ async function killInThaw(
   const placed = await inParallel(windows.length, windows.length, (n) =>
     placeUnarmed(stage, { paymentWindowMs: windows[n] ?? 0 }),
   );
-  const thawing = await orders.thaw(freezeId);
+  const thawing = await orders.thaw(freezeId, 'test');
   const victim = await stage.startVictim(role, ...point);
   await victim.kill({ when: 'halted' });
   const ids = placed.map(({ id }) => id);

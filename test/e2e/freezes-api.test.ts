@@ -42,7 +42,10 @@ describe.concurrent('a freeze', () => {
     expect(made.body['scope']).toEqual(scope);
     const id = String(made.body['id']);
     expect((await list()).find((one) => one['id'] === id)).toEqual(made.body);
-    expect(await thaw(id)).toMatchObject({ status: 200, body: { id, state: 'thawing', doneAt: null } });
+    expect(await thaw(id)).toMatchObject({
+      status: 200,
+      body: { id, state: 'thawing', doneAt: null, releasedBy: 'api' },
+    });
   });
 
   test('without a scope is of everybody', async () => {
@@ -144,4 +147,9 @@ test('the command line freezes a scope, and lists it', async () => {
     scope: { channel: 'web', paymentMethod: 'card', provider: 'stripe' },
   });
   expect(await lapse(fleet, 'thaw', id)).toMatchObject({ code: 0 });
+  const { output: after } = await lapse(fleet, 'freezes');
+  // Who froze, and who thawed.
+  expect(after.split('\n').find((line) => line.startsWith(id))).toMatch(
+    / done .* \(cli:\S+, then cli:\S+\)$/,
+  );
 });

@@ -129,6 +129,12 @@ export const mutants: readonly Mutant[] = [
     tests: ['packages/orders/src/attempts.test.ts'],
   },
   {
+    name: 'an attempt is opened behind the fence',
+    file: 'packages/orders/src/attempts.ts',
+    changes: [['o.closing_at is not null or o.expire_at', 'o.expire_at']],
+    tests: ['packages/orders/src/model/model.test.ts'],
+  },
+  {
     name: 'a payment leaves its attempt open',
     file: 'packages/orders/src/pay-record.ts',
     changes: [['if (ended.size > 0)', 'if (ended.size < 0)']],

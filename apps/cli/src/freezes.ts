@@ -34,7 +34,10 @@ function scopeName({ channel, paymentMethod, provider }: FreezeScope): string {
 }
 
 /** `lapse thaw`: waits until the workers have moved every deadline. Interrupting it does not interrupt them. */
-export async function thawClock(orders: Orders, id: string | undefined): Promise<void> {
+export async function thawClock(
+  orders: Orders,
+  { id, actor }: { id: string | undefined; actor: string },
+): Promise<void> {
   const frozen = (await allFreezes(orders)).filter(
     ({ kind, state }) => kind === 'freeze' && state === 'frozen',
   );
@@ -45,7 +48,7 @@ export async function thawClock(orders: Orders, id: string | undefined): Promise
     );
   }
   for (const freeze of chosen) {
-    await orders.thaw(freeze.id);
+    await orders.thaw(freeze.id, actor);
     console.log(`Thawing ${freeze.id}, frozen since ${freeze.frozenAt.toISOString()}: ${freeze.reason}`);
   }
   await untilMoved(orders, new Set(chosen.map((freeze) => freeze.id)));
@@ -73,9 +76,10 @@ export async function listFreezes(orders: Orders): Promise<void> {
     ({ state }, index) => index < listedCount || state !== 'done',
   );
   if (freezes.length === 0) console.log('There never was a freeze.');
-  for (const { id, kind, state, scope, frozenAt, thawingAt, reason, actor } of freezes) {
+  for (const { id, kind, state, scope, frozenAt, thawingAt, reason, actor, releasedBy } of freezes) {
     const until = thawingAt === null ? '…' : thawingAt.toISOString();
+    const who = releasedBy === null ? actor : `${actor}, then ${releasedBy}`;
     const what = kind === 'brake' ? `brake: ${reason}` : `${scopeName(scope)}: ${reason}`;
-    console.log(`${id}  ${state.padEnd(8)}  ${frozenAt.toISOString()} – ${until}  ${what} (${actor})`);
+    console.log(`${id}  ${state.padEnd(8)}  ${frozenAt.toISOString()} – ${until}  ${what} (${who})`);
   }
 }

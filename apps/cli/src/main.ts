@@ -91,7 +91,7 @@ program
   .command('thaw')
   .description('let the clock go on; every deadline moves by the time it stood still')
   .argument('[id]', 'the freeze to end; default: all that are frozen')
-  .action((id: string | undefined) => withOrders((orders) => thawClock(orders, id)));
+  .action((id: string | undefined) => withOrders((orders) => thawClock(orders, { id, actor })));
 
 program
   .command('freezes')

@@ -221,7 +221,7 @@ describe('console', () => {
     const order = await place(ops);
     const freeze = await ops.orders.freeze({ reason: 'provider <down>', actor: 'anna' });
     const bodies = await Promise.all(['/', `/orders/${order.id}`].map(page));
-    await ops.orders.thaw(freeze.id);
+    await ops.orders.thaw(freeze.id, 'test');
 
     for (const body of bodies) {
       expect(body).toContain('The clock is frozen');

@@ -156,7 +156,7 @@ describe('the page of an order', () => {
     const { id } = await ops.orders.freeze({ reason: 'everything', actor: 'anna' });
     const body = await page(`/orders/${order.id}`);
     const list = await page('/orders?q=for%20ever');
-    await ops.orders.thaw(id);
+    await ops.orders.thaw(id, 'test');
     while ((await ops.orders.thawStep(100)).state !== 'idle');
 
     expect(body).toMatch(/deadline<\/dt><dd>none <small class="remaining">waits for ever/);
@@ -176,7 +176,7 @@ test('a freeze of some orders is announced with its scope, and at the orders in 
   });
   const overview = await page('/');
   const [ofIn, ofOut] = await Promise.all([page(`/orders/${web.id}`), page(`/orders/${app.id}`)]);
-  for (const { id } of [ofWeb, ofWallet]) await ops.orders.thaw(id);
+  for (const { id } of [ofWeb, ofWallet]) await ops.orders.thaw(id, 'test');
   const thawing = await page('/');
   while ((await ops.orders.thawStep(100)).state !== 'idle');
 

@@ -110,7 +110,8 @@ test('one freeze stands however many workers see the outage, and ends when the p
   expect(await isFrozen()).toBe(1);
   await untilFreezes(['frozen']);
   one.bank.isUp = true;
-  await untilFreezes(['thawing']);
+  const [thawing] = await untilFreezes(['thawing']);
+  expect(thawing).toMatchObject({ releasedBy: 'breaker:bank' });
   await waitFor(async () => (await isFrozen()) === 0, { what: 'the metric' });
 });
 
@@ -136,7 +137,7 @@ test('a freeze that a person thaws is not made again in the same outage, but in 
   const { worker } = await startWorker(one);
   worker.hear('open', 'bank');
   const [frozen] = await untilFreezes(['frozen']);
-  await stage.orders.thaw(frozen?.id ?? '');
+  await stage.orders.thaw(frozen?.id ?? '', 'test');
   await letAsk(one.bank);
   await untilFreezes(['thawing']);
   worker.hear('closed', 'bank');

@@ -98,7 +98,7 @@ export function providerFreeze(options: {
     if (watch.outage !== undefined) watch.outage.isFrozen = true;
     await askNowAndThen(provider, watch);
     if (watch.wellSinceMs === undefined || performance.now() - watch.wellSinceMs < wellForMs) return;
-    const thawing = await orders.thaw(frozen.id);
+    const thawing = await orders.thaw(frozen.id, actorOf(name));
     if (thawing === undefined) return;
     frozenGauge.set({ provider: name }, 0);
     log.warn({ provider: name, freezeId: frozen.id }, 'orders of a payment provider thaw: it is back');

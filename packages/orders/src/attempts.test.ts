@@ -308,7 +308,7 @@ describe('a due order with an open attempt', () => {
     await shop.database.query(`update orders set created_at = created_at - interval '1 hour' where id = $1`, [
       orderId,
     ]);
-    await shop.orders.thaw(id);
+    await shop.orders.thaw(id, 'test');
     while ((await shop.orders.thawStep(1000)).state !== 'done');
     expect((await shop.orders.expire([orderId], 'test')).get(orderId)).toMatchObject({ answer: 'not_due' });
     expect(await fence(orderId)).toMatchObject({ count: 0, closing: false });

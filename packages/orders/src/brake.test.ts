@@ -207,7 +207,7 @@ describe('while the brake is on', () => {
   test('it is no freeze that could be thawed', async () => {
     await openShop({ overdue: 1200 });
     const { id } = await trip();
-    expect(await shop.orders.thaw(id)).toBeUndefined();
+    expect(await shop.orders.thaw(id, 'test')).toBeUndefined();
     expect((await shop.orders.sweep(500, 'test')).size).toBe(0);
   });
 });
@@ -335,7 +335,7 @@ describe('a freeze and the brake at once', () => {
     await placeMany(shop.orders, 200);
     await letPass(shop.database, 20 * minute);
     expect(await shop.orders.sweep(500, 'test')).toEqual(new Map());
-    await shop.orders.thaw(id);
+    await shop.orders.thaw(id, 'test');
     await letPass(shop.database, 1000);
     const [fresh = ''] = await placeOverdue(shop.database, 1, 5);
     await shop.database.query(`update orders set created_at = expire_at - interval '500 ms' where id = $1`, [
@@ -355,7 +355,7 @@ describe('a freeze and the brake at once', () => {
     await letPass(shop.database, 5 * minute);
     const { id } = await freeze();
     await letPass(shop.database, 7 * minute);
-    await shop.orders.thaw(id);
+    await shop.orders.thaw(id, 'test');
     expect((await finishThaws()).length).toBe(1201);
     await letPass(shop.database, 3 * minute);
     const before = await deadlineMs(young.id);
@@ -379,7 +379,7 @@ describe('a freeze and the brake at once', () => {
     expect(await deadlineMs(overdue)).toBe(releasedAt + 15 * minute);
     await letPass(shop.database, hour);
     expect((await shop.orders.expire([overdue], 'test')).get(overdue)).toEqual({ answer: 'frozen' });
-    const thawed = await shop.orders.thaw(id);
+    const thawed = await shop.orders.thaw(id, 'test');
     await finishThaws();
     // An hour and some ms: from the release to the thaw.
     const stoodMs = (thawed?.thawingAt?.getTime() ?? 0) - (releasedAt - hour);
@@ -410,7 +410,7 @@ test('days that a thaw gives back are 24 hours long where summer time begins, to
     update freezes set frozen_at = frozen_at - interval '400 days';
     update orders set created_at = created_at - interval '400 days'`);
   const abroad = shop.another({ max: 1 });
-  const thawed = await abroad.orders.thaw(id);
+  const thawed = await abroad.orders.thaw(id, 'test');
   for (;;) {
     const step = await abroad.orders.thawStep(10);
     if (step.state === 'done') break;

@@ -33,7 +33,7 @@ test('a freeze by others, and one that is thawed, are not in its way', async () 
   const first = await shop.orders.freezeOnce(request);
   expect(first).toBeDefined();
   expect(await shop.orders.freezeOnce({ ...request, actor: 'breaker:bank' })).toBeDefined();
-  await shop.orders.thaw(first?.id ?? '');
+  await shop.orders.thaw(first?.id ?? '', 'test');
   expect(await shop.orders.frozenBy([request.actor])).toEqual([]);
   expect(await shop.orders.freezeOnce(request)).toMatchObject({ state: 'frozen' });
 });

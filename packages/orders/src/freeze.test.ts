@@ -111,6 +111,7 @@ test('the thaw moves a deadline by exactly the time the order stood frozen', asy
   expect(windowMs(await find(order))).toBe(60_000 + stoodMs);
   expect((await shop.orders.timeline(order.id)).at(-1)).toMatchObject({
     type: 'order.thawed',
+    actor: 'test',
     data: {
       freezeId: frozen?.id,
       frozenMs: stoodMs,
@@ -352,9 +353,9 @@ test('a freeze returns only when the expiry that is under way has ended', async 
 
 test('a freeze is thawed once, and an unknown one not at all', async () => {
   const { id } = await freeze();
-  const answers = await Promise.all([shop.orders.thaw(id), shop.another().orders.thaw(id)]);
+  const answers = await Promise.all([shop.orders.thaw(id, 'test'), shop.another().orders.thaw(id, 'test')]);
   expect(answers.filter((answer) => answer !== undefined).length).toBe(1);
-  expect(await shop.orders.thaw('01890000-0000-7000-8000-000000000000')).toBeUndefined();
+  expect(await shop.orders.thaw('01890000-0000-7000-8000-000000000000', 'test')).toBeUndefined();
   expect(await nextStep(10)).toEqual({ state: 'done', freezeId: id });
   expect(await shop.orders.thawStep(10)).toEqual({ state: 'idle' });
 });

@@ -116,7 +116,7 @@ export interface Freeze {
   readonly frozenAt: Date;
   readonly thawingAt: Date | null;
   readonly doneAt: Date | null;
-  /** Who released it, if it is a brake. */
+  /** Who thawed it, or released it, if it is a brake. Null: nobody yet, or a thaw of before this was kept. */
   readonly releasedBy: string | null;
   /** What each held order got from the release on; null: nothing. */
   readonly extendMs: number | null;

@@ -62,7 +62,7 @@ test('expiry leaves nothing behind in the server where somebody holds an order, 
     const freeze = await shop.orders.freeze({ reason: 'test', actor: 'test' });
     expect(await stuck).toBeInstanceOf(DatabaseUnavailable);
     expect(await waitingCount(shop.database)).toBe(0);
-    await shop.orders.thaw(freeze.id);
+    await shop.orders.thaw(freeze.id, 'test');
   });
   await waitFor(async () => (await shop.orders.thawStep(100)).state === 'done', { what: 'the thaw' });
   const expired = async () => (await shop.orders.find(held.id))?.status === 'cancelled';

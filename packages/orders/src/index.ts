@@ -207,7 +207,7 @@ export interface Orders {
   freezeOnce(request: FreezeRequest): Promise<Freeze | undefined>;
   /** The freezes of these actors that nobody has thawed. */
   frozenBy(actors: readonly string[]): Promise<Freeze[]>;
-  thaw(id: string): Promise<Freeze | undefined>;
+  thaw(id: string, actor: string): Promise<Freeze | undefined>;
   thawStep(limit: number, from?: Date): Promise<ThawStep>;
   activeFreeze(): Promise<Freeze | undefined>;
   /** The freezes that are not done, the oldest first. */
@@ -311,7 +311,7 @@ export function createOrders(options: {
     freeze: (request) => freeze(database, request),
     freezeOnce: (request) => freezeOnce(database, request),
     frozenBy: (actors) => frozenBy(db, actors),
-    thaw: (id) => thaw(database, id),
+    thaw: (id, actor) => thaw(database, id, actor),
     thawStep: (limit, from) => thawStep(database, limit, from),
     activeFreeze: async () => (await activeFreezes(db, 1))[0],
     activeFreezes: (limit) => activeFreezes(db, limit),

@@ -190,7 +190,7 @@ describe('by policy', () => {
       'out_of_range',
     );
     const { id } = await orders.freeze({ reason: 'test', actor: 'test' });
-    await orders.thaw(id);
+    await orders.thaw(id, 'test');
     while ((await orders.thawStep(1000)).state !== 'done');
     expect(await orders.find(order.id)).toEqual(order);
     expect(await orders.pay(verified(order))).toMatchObject({

@@ -231,7 +231,7 @@ describe('a freeze', () => {
     await letPass(30_000);
     expect(await remind(order)).toEqual({ answer: 'none' });
     expect(await sweep()).toEqual([]);
-    await shop.orders.thaw(id);
+    await shop.orders.thaw(id, 'test');
     // Until the thaw has moved it, too.
     expect(await remind(order)).toEqual({ answer: 'none' });
     const remindAt = await finishThaws();
@@ -248,7 +248,7 @@ describe('a freeze', () => {
     await letPass(40_000);
     expect(await remind(order)).toEqual({ answer: 'reminded', nextMs: null });
     const { id } = await freeze();
-    await shop.orders.thaw(id);
+    await shop.orders.thaw(id, 'test');
     await finishThaws();
     expect(await nextBefore(order)).toBeNull();
   });

@@ -367,11 +367,12 @@ describe('the schema refuses', () => {
     ],
     [
       'a brake that nobody released',
-      'freezes_released_brake_has_name',
+      'freezes_released_by_somebody',
       freeze({ ...released, released_by: null, extend_ms: null }),
     ],
-    ['a release of a freeze', 'freezes_released_brake_has_name', freeze({ ...released, kind: 'freeze' })],
-    ['an extension without a release', 'freezes_extend_a_release', freeze({ ...brake, extend_ms: 1000 })],
+    ['a thaw before anybody thawed', 'freezes_released_by_somebody', freeze({ released_by: 'test' })],
+    ['an extension by a thaw', 'freezes_extend_a_release', freeze({ ...released, kind: 'freeze' })],
+    ['an extension of a brake that is on', 'freezes_extend_a_release', freeze({ ...brake, extend_ms: 1000 })],
     ['an extension by less than a second', 'freezes_extend_range', freeze({ ...released, extend_ms: 999 })],
     ['a freeze that is done without a time', 'freezes_done_has_time', freeze({ ...thawing, state: 'done' })],
   ])('%s', async (_, constraint, rows) => {

@@ -187,7 +187,7 @@ export async function letPass(database: Database, ms: number): Promise<void> {
 
 /** Begins a thaw that is expected to begin. */
 export async function beginThaw(orders: Orders, id: string): Promise<Freeze> {
-  const thawing = await orders.thaw(id);
+  const thawing = await orders.thaw(id, 'test');
   if (thawing === undefined) throw new Error('there is nothing to thaw');
   return thawing;
 }

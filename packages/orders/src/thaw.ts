@@ -17,7 +17,8 @@ const beginThaw: Statement = {
   name: 'thaw',
   text: `
     update freezes f
-    set state = 'thawing', thawing_at = date_trunc('milliseconds', clock_timestamp()), thaw_xid = pg_current_xact_id()
+    set state = 'thawing', thawing_at = date_trunc('milliseconds', clock_timestamp()), thaw_xid = pg_current_xact_id(),
+      released_by = $2
     where f.id = $1 and f.kind = 'freeze' and f.state = 'frozen'
     returning ${freezeColumns}`,
 };
@@ -26,14 +27,15 @@ const beginThaw: Statement = {
  * Lets the clock of a freeze's orders go on. The workers move the deadlines; `done` says when all are moved. A brake is
  * not thawed but released.
  *
+ * @param actor who thaws it
  * @returns undefined when there is no such freeze, or it is thawing already
  */
-export function thaw(database: Database, id: string): Promise<Freeze | undefined> {
+export function thaw(database: Database, id: string, actor: string): Promise<Freeze | undefined> {
   return transaction(
     database,
     async (tx) => {
       await takeFreezeLock(tx);
-      const [row] = await tx.query<Freeze>(beginThaw, [id]);
+      const [row] = await tx.query<Freeze>(beginThaw, [id, actor]);
       return row;
     },
     freezePatience,

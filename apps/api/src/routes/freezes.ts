@@ -30,7 +30,7 @@ export function freezeRoutes({ orders }: { orders: Orders }): Router {
 
   router.post('/v1/freezes/:id/thaw', async (request, response) => {
     const { id } = parse(params, request.params);
-    const thawed = (await orders.thaw(id)) ?? (await orders.findFreeze(id));
+    const thawed = (await orders.thaw(id, 'api')) ?? (await orders.findFreeze(id));
     if (thawed === undefined) throw new Problem('not_found', `There is no freeze ${id}.`);
     if (thawed.kind === 'brake')
       throw new Problem('not_found', `${id} is no freeze but a brake: \`lapse resume\` releases it.`);

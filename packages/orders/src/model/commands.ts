@@ -2,6 +2,7 @@ import { attemptOf, beginAttempt, opened, verdict, type Said } from './attempts.
 import { freeze, thaw, thawStep } from './freezes.ts';
 import * as model from './model.ts';
 import { pay, payByAttempt, refundVerdict, resolve } from './money.ts';
+import { remind, sweepReminders } from './reminders.ts';
 import {
   amountOf,
   expireAtOf,
@@ -66,6 +67,8 @@ export type Command =
   | { readonly do: 'extend to'; readonly order: string; readonly inMs: number }
   | { readonly do: 'expire'; readonly orders: readonly string[] }
   | { readonly do: 'sweep'; readonly limit: number }
+  | { readonly do: 'remind'; readonly orders: readonly string[] }
+  | { readonly do: 'sweep reminders'; readonly limit: number }
   | { readonly do: 'set stock'; readonly sku: string; readonly onHand: number | null }
   | { readonly do: 'adjust stock'; readonly sku: string; readonly by: number }
   | { readonly do: 'freeze'; readonly freeze: string; readonly scope: Scope }
@@ -74,6 +77,7 @@ export type Command =
   | { readonly do: 'pass'; readonly ms: number }
   /** Until so many milliseconds behind (before, if negative) the instant an order expires. */
   | { readonly do: 'pass to expiry'; readonly order: string; readonly plusMs: number }
+  | { readonly do: 'pass to reminder'; readonly order: string; readonly plusMs: number }
   | { readonly do: 'purge keys' };
 
 /** Those that a client may give an idempotency key. */
@@ -116,12 +120,15 @@ export function isPossible(shop: Shop, command: Command): boolean {
     case 'extend to':
       return isNamed(shop, command.order);
     case 'expire':
+    case 'remind':
       return command.orders.every((name) => isNamed(shop, name));
     case 'pass to expiry':
-      return Number.isFinite(msToExpiry(shop, command)) && msToExpiry(shop, command) > 0;
+    case 'pass to reminder':
+      return Number.isFinite(msTo(shop, command)) && msTo(shop, command) > 0;
     case 'thaw step':
       return shop.freezes.some(({ doneAt }) => doneAt === null);
     case 'sweep':
+    case 'sweep reminders':
     case 'set stock':
     case 'adjust stock':
     case 'pass':
@@ -132,9 +139,11 @@ export function isPossible(shop: Shop, command: Command): boolean {
 
 const isNamed = (shop: Shop, order: string): boolean => order === unknownOrder || order in shop.orders;
 
-function msToExpiry(shop: Shop, { order: name, plusMs }: { order: string; plusMs: number }): number {
-  const order = shop.orders[name];
-  return order === undefined ? 0 : expireAtOf(order) + plusMs - shop.clock;
+function msTo(shop: Shop, command: Extract<Command, { do: 'pass to expiry' | 'pass to reminder' }>): number {
+  const order = shop.orders[command.order];
+  if (order === undefined) return 0;
+  const at = command.do === 'pass to expiry' ? expireAtOf(order) : (order.remindAt ?? 0);
+  return at + command.plusMs - shop.clock;
 }
 
 /** The money that a command brings. */
@@ -199,6 +208,10 @@ export function inModel(shop: Shop, command: Command, seen?: Answer): Step {
       return model.expire(shop, command.orders);
     case 'sweep':
       return model.sweep(shop, command.limit, Object.keys(seen?.answers ?? {}));
+    case 'remind':
+      return remind(shop, command.orders);
+    case 'sweep reminders':
+      return sweepReminders(shop, command.limit, Object.keys(seen?.answers ?? {}));
     case 'set stock':
       return model.setStock(shop, command.sku, command.onHand);
     case 'adjust stock':
@@ -212,7 +225,8 @@ export function inModel(shop: Shop, command: Command, seen?: Answer): Step {
     case 'pass':
       return model.pass(shop, command.ms);
     case 'pass to expiry':
-      return model.pass(shop, msToExpiry(shop, command));
+    case 'pass to reminder':
+      return model.pass(shop, msTo(shop, command));
     case 'purge keys':
       return model.purgeKeys(shop);
   }

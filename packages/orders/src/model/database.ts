@@ -1,5 +1,5 @@
 import { createHash } from 'node:crypto';
-import type { ExpireAnswer as RealExpireAnswer } from '../index.ts';
+import type { ExpireAnswer as RealExpireAnswer, RemindAnswer as RealRemindAnswer } from '../index.ts';
 import type { PayRequest } from '../pay-decide.ts';
 import { currency, inModel, itemsOf, keyOf, moneyOf, type Command } from './commands.ts';
 import type { Key } from './model.ts';
@@ -71,6 +71,12 @@ export async function inDatabase(stage: Stage, shop: Shop, command: Command): Pr
     }
     case 'sweep':
       return judged(names, await orders.sweep(command.limit, actor));
+    case 'remind': {
+      const ids = command.orders.map((name) => names.orders.idOf(name));
+      return judged(names, await orders.remind(ids, actor));
+    }
+    case 'sweep reminders':
+      return judged(names, await orders.sweepReminders(command.limit, actor));
     case 'set stock':
     case 'adjust stock': {
       const answer =
@@ -84,7 +90,8 @@ export async function inDatabase(stage: Stage, shop: Shop, command: Command): Pr
     case 'thaw step':
       return doWithFreeze(stage, command);
     case 'pass':
-    case 'pass to expiry': {
+    case 'pass to expiry':
+    case 'pass to reminder': {
       await stage.setClock(inModel(shop, command)[0].clock);
       return () => ({ outcome: 'passed' });
     }
@@ -193,7 +200,7 @@ async function doWithFreeze(
       return () => ({ outcome: 'frozen' });
     }
     case 'thaw': {
-      const thawing = await orders.thaw(names.freezes.idOf(command.freeze));
+      const thawing = await orders.thaw(names.freezes.idOf(command.freeze), actor);
       return () => ({ outcome: thawing === undefined ? 'nothing_to_thaw' : 'thawing' });
     }
     case 'thaw step': {
@@ -218,7 +225,7 @@ async function doWithFreeze(
 
 /** Who of those that find an order closing is to ask its providers is a matter of the workers. */
 const judged =
-  (names: Names, answers: ReadonlyMap<string, RealExpireAnswer>): Told =>
+  (names: Names, answers: ReadonlyMap<string, RealExpireAnswer | RealRemindAnswer>): Told =>
   () => ({
     outcome: 'judged',
     answers: Object.fromEntries(

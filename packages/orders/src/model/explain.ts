@@ -14,14 +14,25 @@ function afterAnswer(
 ): [after: Shop, isEarly: boolean] | undefined {
   if (command.do === 'thaw step' && ['idle', 'waiting'].includes(answer.outcome)) return [shop, false];
   if (isDeepStrictEqual(answer, { outcome: 'moved', deadlines: {} })) return [shop, false];
-  const found: Command =
-    command.do === 'sweep' ? { do: 'expire', orders: Object.keys(answer.answers ?? {}) } : command;
-  const [next, expected] = inModel(shop, found, answer);
-  if (isDeepStrictEqual(answer, expected)) return [next, false];
+  const [next, expected] = inModel(shop, whatWasFound(command, answer), answer);
+  if (isDeepStrictEqual(withoutHeld(command, answer), expected)) return [next, false];
   const isPayment = command.do === 'pay' || command.do === 'attempt pays';
   return isPayment && isDeepStrictEqual(withoutState(answer), withoutState(expected))
     ? [next, true]
     : undefined;
+}
+
+function whatWasFound(command: Command, answer: Answer): Command {
+  const orders = Object.keys(withoutHeld(command, answer).answers ?? {});
+  if (command.do === 'sweep') return { do: 'expire', orders };
+  return command.do === 'remind' ? { do: 'remind', orders } : command;
+}
+
+/** Who looks after reminders leaves what others work on, and looks again in a second. */
+function withoutHeld(command: Command, answer: Answer): Answer {
+  if (command.do !== 'remind') return answer;
+  const answers = Object.entries(answer.answers ?? {}).filter(([, { remainingMs }]) => remainingMs !== 1000);
+  return { ...answer, answers: Object.fromEntries(answers) };
 }
 
 const withoutState = ({ order, payment, ...answer }: Answer): object => ({

@@ -89,11 +89,16 @@ export function thawStep(shop: Shop, limit: number, first: readonly string[]): S
 /** Its time goes on: where it is not over, the customer may pay in another way again. */
 function giveBack(shop: Shop, name: string, freezeName: string, until: number): Shop {
   const order = orderOf(shop, name);
-  const { deadlineAt: from, closingAt } = order;
+  const { deadlineAt: from, closingAt, remindAt } = order;
   const frozenMs = frozenTime(shop, name, until);
   const to = from + frozenMs;
   const isOver = expireAtOf(order) + frozenMs <= shop.clock;
-  const change = { deadlineAt: to, givenBackTo: until, closingAt: isOver ? closingAt : null };
+  const change = {
+    deadlineAt: to,
+    givenBackTo: until,
+    closingAt: isOver ? closingAt : null,
+    remindAt: remindAt === null ? null : remindAt + frozenMs,
+  };
   return tell(shop, name, change, { type: 'order.thawed', freeze: freezeName, frozenMs, from, to });
 }
 

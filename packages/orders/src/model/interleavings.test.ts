@@ -102,6 +102,7 @@ const kinds: readonly fc.Arbitrary<Command>[] = [
   fc.record({ do: fc.constant('expire'), orders: fc.shuffledSubarray(['1', '2', '3'], { minLength: 1 }) }),
   fc.record({ do: fc.constant('expire'), orders: fc.tuple(anOrder) }),
   fc.record({ do: fc.constant('sweep'), limit: fc.constantFrom(1, 10) }),
+  fc.record({ do: fc.constant('remind'), orders: fc.shuffledSubarray(['1', '2', '3'], { minLength: 1 }) }),
   fc.record({
     do: fc.constant('adjust stock'),
     sku: fc.constant('tea'),

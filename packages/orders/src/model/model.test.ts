@@ -7,7 +7,7 @@ import { compare, countEnd, met, Move, type Told } from './story.ts';
 
 /** How many stories are told, and how long they may be. More of both finds more. */
 const storyCount = 250;
-const longestStory = 100;
+const longestStory = 110;
 /** For how long a story that fails is made shorter, ms: each try of many is a story of its own. */
 const shortenMs = 45_000;
 /** To tell a story again: what fast-check printed, for example `{ seed: 1, path: '3:2', replayPath: 'AAA:B' }`. */
@@ -167,6 +167,14 @@ const kinds: readonly (readonly [weight: number, kind: fc.Arbitrary<Command>])[]
   [2, fc.record({ do: fc.constant('expire'), orders: fc.array(orderOrUnknown, { maxLength: 3 }) })],
   [5, fc.record({ do: fc.constant('sweep'), limit })],
   [
+    8,
+    fc.record({
+      do: fc.constant('remind'),
+      orders: fc.array(orderOrUnknown, { minLength: 1, maxLength: 3 }),
+    }),
+  ],
+  [4, fc.record({ do: fc.constant('sweep reminders'), limit })],
+  [
     1,
     fc.record({
       do: fc.constant('set stock'),
@@ -184,6 +192,7 @@ const kinds: readonly (readonly [weight: number, kind: fc.Arbitrary<Command>])[]
     7,
     fc.record({ do: fc.constant('pass to expiry'), order, plusMs: fc.constantFrom(-minuteMs, -1, 0, 0, 1) }),
   ],
+  [8, fc.record({ do: fc.constant('pass to reminder'), order, plusMs: fc.constantFrom(-1, 0, 0, 1) })],
   [1, fc.constant({ do: 'purge keys' })],
 ];
 
@@ -207,6 +216,8 @@ const mustBeMet = [
   'verdict closed: had_ended',
   ...each('expire', 'cancelled', 'not_due', 'frozen', 'settled', 'closing'),
   ...each('sweep', 'cancelled', 'closing'),
+  ...each('remind', 'reminded', 'not_due', 'none'),
+  ...each('sweep reminders', 'reminded', 'none'),
   ...each('cancel', 'cancelled', 'already_cancelled', 'already_paid'),
   ...each('extend', 'extended', 'not_pending', 'out_of_range', 'order_closing', 'beyond_policy'),
   ...each('thaw step', 'moved', 'done'),

@@ -8,14 +8,15 @@
  * counted that can be summed up. The tests beside it hold the implementation to it.
  *
  * Instants and durations are milliseconds; the clock begins at 0. Orders, attempts, captures and freezes have names. Here
- * stand orders, time and stock; what customers pay by in attempts.ts, what money does in money.ts, and clocks that stand
- * still in freezes.ts. What is nowhere: the brake, reminders, and when it is that providers are asked.
+ * stand orders, time and stock; what customers pay by in attempts.ts, what money does in money.ts, clocks that stand still in
+ * freezes.ts, reminders in reminders.ts. What is nowhere: the brake, and when it is that providers are asked.
  */
 import { isFrozen } from './freezes.ts';
 import {
   expireAtOf,
   finite,
   heldOf,
+  nextReminder,
   openAttempts,
   pendingOrders,
   policies,
@@ -123,6 +124,7 @@ export function checkout(
         createdAt: shop.clock,
         deadlineAt,
         graceMs: policy.graceMs,
+        remindAt: nextReminder(paymentMethod, deadlineAt, shop.clock),
         paidAt: null,
         cancelledAt: null,
         closingAt: null,
@@ -175,6 +177,7 @@ export function extend(shop: Shop, name: string, to: { byMs: number } | { deadli
   const { mostExtensions, mostExtendedMs } = policies[paymentMethod];
   const change = {
     deadlineAt,
+    remindAt: nextReminder(paymentMethod, deadlineAt, shop.clock),
     extensionCount: extensionCount + 1,
     extendedMs: extendedMs + deadlineAt - from,
   };

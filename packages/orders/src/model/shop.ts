@@ -31,6 +31,8 @@ export type Provider = 'bank' | 'wallet';
 export interface Policy {
   readonly windowMs: number;
   readonly graceMs: number;
+  /** How long before the deadline customers are reminded. */
+  readonly remindersMs: readonly number[];
   readonly mostExtensions: number;
   readonly mostExtendedMs: number;
   readonly lateMoney: 'refund' | 'reinstate' | 'manual';
@@ -41,10 +43,11 @@ const asWished = { mostExtensions: Infinity, mostExtendedMs: Infinity };
 
 /** Between them they have everything that a policy can say. */
 export const policies: Readonly<Record<Method, Policy>> = {
-  card: { windowMs: 30 * minuteMs, graceMs: 0, ...asWished, lateMoney: 'refund' },
+  card: { windowMs: 30 * minuteMs, graceMs: 0, remindersMs: [], ...asWished, lateMoney: 'refund' },
   transfer: {
     windowMs: 5 * minuteMs,
     graceMs: minuteMs,
+    remindersMs: [3 * minuteMs, 55_000],
     ...asWished,
     mostExtensions: 1,
     lateMoney: 'reinstate',
@@ -52,11 +55,12 @@ export const policies: Readonly<Record<Method, Policy>> = {
   voucher: {
     windowMs: minuteMs,
     graceMs: 0,
+    remindersMs: [30_000],
     ...asWished,
     mostExtendedMs: 10 * minuteMs,
     lateMoney: 'manual',
   },
-  cod: { windowMs: Infinity, graceMs: minuteMs, ...asWished, lateMoney: 'refund' },
+  cod: { windowMs: Infinity, graceMs: minuteMs, remindersMs: [minuteMs], ...asWished, lateMoney: 'refund' },
 };
 
 export interface Order {
@@ -70,6 +74,8 @@ export interface Order {
   /** Infinity: never. */
   readonly deadlineAt: number;
   readonly graceMs: number;
+  /** The next payment reminder; of a settled order, when it would have been. Null: none is left. */
+  readonly remindAt: number | null;
   readonly paidAt: number | null;
   readonly cancelledAt: number | null;
   /** The fence: since when its providers are asked whether money still comes. */
@@ -142,7 +148,14 @@ export interface Scope {
   readonly provider?: Provider;
 }
 
-type Hidden = 'graceMs' | 'closingAt' | 'extensionCount' | 'extendedMs' | 'givenBackTo' | 'story';
+type Hidden =
+  | 'graceMs'
+  | 'remindAt'
+  | 'closingAt'
+  | 'extensionCount'
+  | 'extendedMs'
+  | 'givenBackTo'
+  | 'story';
 
 /** An order as everybody is shown it. Null: never. */
 interface ShownOrder extends Omit<Order, Hidden | 'channel' | 'paymentMethod' | 'deadlineAt'> {
@@ -173,8 +186,8 @@ export interface Answer {
   readonly outcome: string;
   readonly order?: ShownOrder;
   readonly payment?: ShownPayment;
-  /** Of an expiry: what was found about each order. */
-  readonly answers?: Readonly<Record<string, ExpireAnswer>>;
+  /** Of an expiry, or of reminders: what was found about each order. */
+  readonly answers?: Readonly<Record<string, ExpireAnswer | RemindAnswer>>;
   /** Of a step of a thaw: when the orders expire now. */
   readonly deadlines?: Readonly<Record<string, number>>;
   readonly [detail: string]: unknown;
@@ -184,6 +197,12 @@ export interface ExpireAnswer {
   readonly answer: string;
   readonly latenessMs?: number;
   readonly remainingMs?: number;
+}
+
+export interface RemindAnswer {
+  readonly answer: string;
+  readonly remainingMs?: number;
+  readonly nextMs?: number | null;
 }
 
 /** What there is afterwards, and what is answered. */
@@ -236,6 +255,12 @@ export const amountOf = ({ items }: Pick<Order, 'items'>): number =>
 export const expireAtOf = ({ deadlineAt, graceMs }: Pick<Order, 'deadlineAt' | 'graceMs'>): number =>
   deadlineAt + graceMs;
 
+/** When the next reminder is due that lies ahead; null: there is none. */
+export function nextReminder(method: Method, deadlineAt: number, clock: number): number | null {
+  const ahead = policies[method].remindersMs.map((ms) => deadlineAt - ms).filter((at) => at > clock);
+  return finite(Math.min(...ahead));
+}
+
 /** The orders that wait for their money. */
 export const pendingOrders = (shop: Shop): [name: string, order: Order][] =>
   Object.entries(shop.orders).filter(([, { status }]) => status === 'pending_payment');
@@ -265,11 +290,12 @@ export function showOrder(shop: Shop, name: string): ShownOrder {
   const order = orderOf(shop, name);
   const {
     graceMs: _,
-    closingAt: _1,
-    extensionCount: _2,
-    extendedMs: _3,
-    givenBackTo: _4,
-    story: _5,
+    remindAt: _1,
+    closingAt: _2,
+    extensionCount: _3,
+    extendedMs: _4,
+    givenBackTo: _5,
+    story: _6,
     ...shown
   } = order;
   const isPending = order.status === 'pending_payment';

@@ -98,7 +98,8 @@ export class Names {
   }
 
   event({ type, at, data }: EventRow): object {
-    const { freezeId, attemptId, paymentId, outcome, listedFor, resolution, latenessMs, frozenMs } = data;
+    const { freezeId, attemptId, paymentId, outcome, listedFor, resolution, latenessMs, frozenMs, beforeMs } =
+      data;
     const instants = ['deadlineAt', 'expireAt', 'from', 'to'].flatMap((field): [string, number | null][] => {
       const value = data[field];
       if (value === null) return [[field, null]];
@@ -117,6 +118,7 @@ export class Names {
       reason: type === 'order.cancelled' ? data['reason'] : undefined,
       latenessMs,
       frozenMs,
+      beforeMs,
     });
   }
 }
@@ -154,9 +156,10 @@ export function factsOf(shop: Shop): Facts {
     stock: fromEntries(Object.keys(shop.stock), (sku) => showStock(shop, sku)),
     orders: fromEntries(Object.keys(shop.orders), (name) => showOrder(shop, name)),
     stories: mapValues(shop.orders, ({ story }) => story),
-    insides: mapValues(shop.orders, ({ givenBackTo, closingAt, extensionCount, extendedMs }, name) => {
+    insides: mapValues(shop.orders, (order, name) => {
+      const { givenBackTo, closingAt, remindAt, extensionCount, extendedMs } = order;
       const openAttemptCount = openAttempts(shop, name).length;
-      return { givenBackTo, closingAt, extensionCount, extendedMs, openAttemptCount };
+      return { givenBackTo, closingAt, remindAt, extensionCount, extendedMs, openAttemptCount };
     }),
     attempts: shop.attempts,
     payments: fromEntries(Object.keys(shop.payments), (capture) => showPayment(shop, capture)),
@@ -204,6 +207,7 @@ const policies: Policies = {
       name: method,
       windowMs: finite(policy.windowMs),
       graceMs: policy.graceMs,
+      reminders: policy.remindersMs,
       extension: { maxCount: finite(policy.mostExtensions), maxTotalMs: finite(policy.mostExtendedMs) },
       lateMoney: policy.lateMoney,
     },
@@ -254,6 +258,7 @@ interface InsideRow {
   readonly id: string;
   readonly given_back_to: Date;
   readonly closing_at: Date | null;
+  readonly remind_at: Date | null;
   readonly extension_count: number;
   readonly extended_ms: number;
   readonly open_attempt_count: number;
@@ -271,7 +276,7 @@ async function readFacts({ database, orders, names }: Stage): Promise<Facts> {
     database.query<{ id: string }>('select id from payments'),
     database.query<EventRow>('select order_id, type, at, data from events order by seq'),
     database.query<InsideRow>(`
-      select id, coalesce(thawed_through, created_at) as given_back_to, closing_at, extension_count, extended_ms,
+      select id, coalesce(thawed_through, created_at) as given_back_to, closing_at, remind_at, extension_count, extended_ms,
         open_attempt_count,
         status = 'pending_payment' and closing_at is null and not exists (select from freezes where state <> 'done')
           and case when expire_at > clock_timestamp() then check_at <> expire_at else check_at > clock_timestamp() end
@@ -299,6 +304,7 @@ async function readFacts({ database, orders, names }: Stage): Promise<Facts> {
         {
           givenBackTo: names.msOf(row.given_back_to),
           closingAt: names.msOrNull(row.closing_at),
+          remindAt: names.msOrNull(row.remind_at),
           extensionCount: row.extension_count,
           extendedMs: row.extended_ms,
           openAttemptCount: row.open_attempt_count,

@@ -68,6 +68,10 @@ function meant(shop: Shop, command: Command): Command {
       const order = oneOf(pending, command.order);
       return { ...command, order: otherwise({}, order, closing) };
     }
+    case 'pass to reminder': {
+      const ahead = namesOf(pending, ({ remindAt }) => (remindAt ?? 0) > shop.clock);
+      return { ...command, order: otherwise({}, command.order, ahead) };
+    }
     case 'extend':
     case 'pass to expiry':
       return { ...command, order: oneOf(pending, command.order) };
@@ -80,6 +84,10 @@ function meant(shop: Shop, command: Command): Command {
         command.excess === 0 ? command.capture : otherwise(shop.payments, command.capture, paying);
       const known = command.excess === 0 ? undefined : shop.payments[capture];
       return { ...command, capture, order: known?.order ?? oneOf(shop.orders, command.order) };
+    }
+    case 'remind': {
+      const due = namesOf(pending, ({ remindAt }) => (remindAt ?? Infinity) <= shop.clock);
+      return { ...command, orders: command.orders.map((name) => otherwise({}, name, due)) };
     }
     case 'expire':
       return {
@@ -110,6 +118,7 @@ function meant(shop: Shop, command: Command): Command {
       return { ...command, capture: otherwise({}, command.capture, going) };
     }
     case 'sweep':
+    case 'sweep reminders':
     case 'set stock':
     case 'adjust stock':
     case 'freeze':

@@ -39,6 +39,10 @@ export function sentence(command: Command): string {
       return `the jobs of ${command.orders.map((name) => `order ${name}`).join(' and ')} fire`;
     case 'sweep':
       return `the sweeper looks for ${command.limit}`;
+    case 'remind':
+      return `the reminders of ${command.orders.map((name) => `order ${name}`).join(' and ')} fire`;
+    case 'sweep reminders':
+      return `the sweeper looks for ${command.limit} reminders`;
     case 'set stock':
       return `the stock of ${command.sku} is set to ${command.onHand ?? 'uncounted'}`;
     case 'adjust stock':
@@ -51,10 +55,13 @@ export function sentence(command: Command): string {
       return `the thaw goes on with up to ${command.limit}`;
     case 'pass':
       return `${duration(command.ms)} pass`;
-    case 'pass to expiry': {
+    case 'pass to expiry':
+    case 'pass to reminder': {
       const { order, plusMs } = command;
-      if (plusMs === 0) return `time passes until order ${order} expires`;
-      return `time passes until ${duration(Math.abs(plusMs))} ${plusMs < 0 ? 'before' : 'after'} order ${order} expires`;
+      const what =
+        command.do === 'pass to expiry' ? `order ${order} expires` : `order ${order} is to be reminded`;
+      if (plusMs === 0) return `time passes until ${what}`;
+      return `time passes until ${duration(Math.abs(plusMs))} ${plusMs < 0 ? 'before' : 'after'} ${what}`;
     }
     case 'purge keys':
       return 'old idempotency keys are purged';

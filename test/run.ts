@@ -10,10 +10,12 @@ import { mkdir, readdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 
+import { compileCache } from '@lapse/devstack';
 import { parseCLI, startVitest } from 'vitest/node';
 
 import { printPlainText } from './reporters/plain-text.ts';
 import TallyReporter, { closingLine, type Tally } from './reporters/tally.ts';
+import { root } from './root.ts';
 
 const summaries = '.turbo/runs';
 
@@ -55,8 +57,8 @@ async function runTests(args: string[]): Promise<Tally> {
   return { passed, failed: failed === 0 && process.exitCode !== 0 ? 1 : failed };
 }
 
-// For the processes that vitest forks: what Node compiled for one test file it need not compile again for the next.
-process.env['NODE_COMPILE_CACHE'] ??= join(import.meta.dirname, '..', 'node_modules', '.cache', 'node');
+// For the processes that vitest forks.
+Object.assign(process.env, compileCache(root));
 
 const plain = printPlainText();
 const args = process.argv.slice(2).filter((arg) => arg !== '--');

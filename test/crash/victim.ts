@@ -1,7 +1,7 @@
 import { join } from 'node:path';
 import { pathToFileURL } from 'node:url';
 
-import { spawnGuarded, waitFor } from '@lapse/devstack';
+import { compileCache, spawnGuarded, waitFor } from '@lapse/devstack';
 import { expect } from 'vitest';
 
 import { root } from '../root.ts';
@@ -40,7 +40,7 @@ export async function startVictim(
   const child = await spawnGuarded(process.execPath, commandOf(role, point), {
     name,
     cwd: root,
-    env,
+    env: { ...compileCache(root), ...env },
     onLine(line) {
       if (line.startsWith('{"halted":')) haltedCount += 1;
       const port = /"port":(\d+),"msg":"ready"/.exec(line)?.[1];

@@ -2,6 +2,7 @@ import { join } from 'node:path';
 
 import { createClient, type LapseClient } from '@lapse/client';
 import {
+  compileCache,
   createTestDatabase,
   spawnApp,
   spawnGuarded,
@@ -170,7 +171,7 @@ export interface Ended {
 /** Longest a script may run, ms; then it is killed, and its code is null. */
 const scriptTimeoutMs = 20_000;
 
-/** Runs a script of the workspace to its end, with nothing in its environment but `env`. */
+/** Runs a script of the workspace to its end, with no settings but those in `env`. */
 export async function runScript(
   script: string,
   args: readonly string[],
@@ -179,7 +180,7 @@ export async function runScript(
   const child = await spawnGuarded(process.execPath, [join(root, script), ...args], {
     name: script,
     cwd: root,
-    env,
+    env: { ...compileCache(root), ...env },
   });
   const timer = setTimeout(() => child.kill('SIGKILL'), scriptTimeoutMs);
   const { code } = await child.exited;

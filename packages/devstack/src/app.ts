@@ -40,6 +40,11 @@ export interface RunningApp {
   kill(signal?: NodeJS.Signals): void;
 }
 
+/** The variable by which Node keeps what it compiled of a workspace: with it an app starts in half the time. */
+export function compileCache(root: string): { readonly NODE_COMPILE_CACHE: string } {
+  return { NODE_COMPILE_CACHE: join(root, 'node_modules', '.cache', 'node') };
+}
+
 /**
  * Starts one of the apps as a process of its own and waits until it is ready: until it writes a JSON line with
  * `"msg":"ready"` and its `port`.
@@ -65,8 +70,7 @@ export async function spawnApp({
       cwd: root,
       env: {
         ...minimalEnvironment(machineEnvironment(machine)),
-        // What Node compiled once it need not compile again: half of the time that an app takes to start.
-        NODE_COMPILE_CACHE: join(root, 'node_modules', '.cache', 'node'),
+        ...compileCache(root),
         ...env,
       },
       onLine(line) {

@@ -1,4 +1,4 @@
-export { type AppOptions, type RunningApp, spawnApp } from './app.ts';
+export { type AppOptions, compileCache, type RunningApp, spawnApp } from './app.ts';
 export { startContainers } from './containers.ts';
 export { DevstackError } from './errors.ts';
 export { freePort, isPortFree } from './ports.ts';

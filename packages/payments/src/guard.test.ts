@@ -16,6 +16,7 @@ const toOpen = {
   description: '',
 } as const;
 const refund = { refundId: 'r', orderId: 'o', providerPaymentId: 'p', amount: 1, currency: 'EUR' };
+const secondAttempt = { ...attempt, attemptId: 'b' };
 const away: Verdict = { verdict: 'unknown', reason: 'away' };
 const closed: Verdict = { verdict: 'closed' };
 
@@ -32,30 +33,32 @@ function stage(options: Partial<GuardOptions> = {}) {
   const calls: string[] = [];
   const waiting: ((verdict: Verdict) => void)[] = [];
   let given: Verdict | Error | undefined;
-  const verdict = (call: string): Promise<Verdict> => {
+  const never = new Set<string>();
+  const verdict = (call: string, subject: string): Promise<Verdict> => {
     calls.push(call);
+    if (never.has(subject)) return Promise.resolve(away);
     if (given instanceof Error) return Promise.reject(given);
     return given === undefined ? new Promise((resolve) => waiting.push(resolve)) : Promise.resolve(given);
   };
   const provider: PaymentProvider = {
     name: 'bank',
     idempotencyWindowMs: 1000,
-    async open() {
-      const answer = await verdict('open');
+    async open({ attemptId }) {
+      const answer = await verdict('open', attemptId);
       return answer.verdict === 'unknown'
         ? { outcome: 'unknown', reason: answer.reason }
         : { outcome: 'opened', providerAttemptId: 'p', handOff: { url: 'https://bank.example' } };
     },
-    close: () => verdict('close'),
-    look: () => verdict('look'),
-    async refund() {
-      const answer = await verdict('refund');
+    close: ({ attemptId }) => verdict('close', attemptId),
+    look: ({ attemptId }) => verdict('look', attemptId),
+    async refund({ refundId }) {
+      const answer = await verdict('refund', refundId);
       return answer.verdict === 'unknown'
         ? { state: 'unknown', reason: answer.reason }
         : { state: 'sent', providerRefundId: 're' };
     },
-    async findRefund() {
-      const answer = await verdict('findRefund');
+    async findRefund({ refundId }) {
+      const answer = await verdict('findRefund', refundId);
       return answer.verdict === 'unknown' ? { state: 'unknown', reason: answer.reason } : { state: 'none' };
     },
     readWebhook: () => ({ outcome: 'forged', reason: 'It is.' }),
@@ -81,6 +84,8 @@ function stage(options: Partial<GuardOptions> = {}) {
     give: (next: Verdict | Error | undefined) => {
       given = next;
     },
+    /** What is about this subject is never answered, whatever is given. */
+    neverAnswer: (subject: string) => never.add(subject),
     /** Answers the calls that wait. */
     answer: (said: Verdict) => {
       for (const resolve of waiting.splice(0)) resolve(said);
@@ -88,7 +93,7 @@ function stage(options: Partial<GuardOptions> = {}) {
     /** Calls without an answer until the breaker is open. */
     trip: async (count = 3) => {
       given = away;
-      for (let n = 0; n < count; n += 1) await guard.close(attempt);
+      for (let n = 0; n < count; n += 1) await guard.close(n === 0 ? secondAttempt : attempt);
       calls.length = 0;
     },
     value: async (name: string, labels: Record<string, string>) => {
@@ -99,6 +104,21 @@ function stage(options: Partial<GuardOptions> = {}) {
         .reduce((sum, { value }) => sum + value, 0);
     },
   };
+}
+
+/** A breaker that is open, and all that it can ask by itself is never answered. The provider is well. */
+async function openByOne() {
+  const staged = stage();
+  const { guard, give, calls, neverAnswer } = staged;
+  neverAnswer(attempt.attemptId);
+  give(away);
+  await guard.open({ ...toOpen, attemptId: 'x' });
+  await guard.close(attempt);
+  await guard.close(attempt);
+  expect(staged.states).toEqual(['bank open']);
+  give(closed);
+  calls.length = 0;
+  return staged;
 }
 
 /** Lets promises settle, and no time pass. */
@@ -270,10 +290,79 @@ describe('the breaker', () => {
     expect(vi.getTimerCount()).toBe(0);
   });
 
+  test('stays closed, however often one attempt is not answered; its calls count as half of it at most', async () => {
+    const { guard, give, states } = stage({ breaker: { failures: 10, resetMs: 10_000 } });
+    give(away);
+    for (let n = 0; n < 50; n += 1) await guard.close(attempt);
+    for (let n = 0; n < 4; n += 1) await guard.close({ ...attempt, attemptId: `of ${n}` });
+    expect(states).toEqual([]);
+    await guard.close(secondAttempt);
+    expect(states).toEqual(['bank open']);
+  });
+
+  test('asks about another attempt each time, so that none keeps it open', async () => {
+    const { give, calls, states, neverAnswer, trip } = stage();
+    neverAnswer(secondAttempt.attemptId);
+    await trip();
+    give(closed);
+    await vi.advanceTimersByTimeAsync(10_100);
+    expect(states).toEqual(['bank open']);
+    await vi.advanceTimersByTimeAsync(10_100);
+    expect(states).toEqual(['bank open', 'bank closed']);
+    expect(calls).toEqual(['look', 'look']);
+  });
+
+  test('still knows what to ask when a call that was under way is answered', async () => {
+    const { guard, give, answer, states, trip } = stage();
+    const slow = guard.look({ ...attempt, attemptId: 'slow' });
+    await turn();
+    await trip();
+    answer(closed);
+    expect(await slow).toBe(closed);
+    give(closed);
+    await vi.advanceTimersByTimeAsync(10_100);
+    expect(states).toEqual(['bank open', 'bank closed']);
+  });
+
+  describe('while one attempt is never answered', () => {
+    test('leaves the next try to those who were turned away', async () => {
+      const { guard, calls, states } = await openByOne();
+      await vi.advanceTimersByTimeAsync(5000);
+      expect(await guard.open({ ...toOpen, attemptId: 'y' })).toMatchObject({ outcome: 'unknown' });
+      await vi.advanceTimersByTimeAsync(7000);
+      // It was its turn, and the one that is never answered has to wait.
+      expect(await guard.close(attempt)).toMatchObject({ verdict: 'unknown' });
+      expect(calls).toEqual([]);
+      expect(await guard.open({ ...toOpen, attemptId: 'y' })).toMatchObject({ outcome: 'opened' });
+      expect(calls).toEqual(['open']);
+      expect(states).toEqual(['bank open', 'bank closed']);
+      expect(vi.getTimerCount()).toBe(0);
+    });
+
+    test('waits for them only so long', async () => {
+      const { guard, calls } = await openByOne();
+      await guard.open({ ...toOpen, attemptId: 'y' });
+      await vi.advanceTimersByTimeAsync(14_900);
+      expect(calls).toEqual([]);
+      await vi.advanceTimersByTimeAsync(200);
+      expect(calls).toEqual(['look']);
+      // Nobody was turned away since.
+      await vi.advanceTimersByTimeAsync(10_100);
+      expect(calls).toEqual(['look', 'look']);
+    });
+
+    test('lets it through where nobody else waits', async () => {
+      const { guard, calls } = await openByOne();
+      vi.setSystemTime(Date.now() + 10_000);
+      await guard.close(attempt);
+      expect(calls).toEqual(['close']);
+    });
+  });
+
   test('asks for a refund by looking for it', async () => {
     const { guard, calls, give } = stage();
     give(away);
-    for (let n = 0; n < 3; n += 1) await guard.refund(refund);
+    for (const refundId of ['r', 's', 't']) await guard.refund({ ...refund, refundId });
     await vi.advanceTimersByTimeAsync(10_100);
     expect(calls).toEqual(['refund', 'refund', 'refund', 'findRefund']);
   });
@@ -281,7 +370,7 @@ describe('the breaker', () => {
   test('never opens an attempt by itself', async () => {
     const { guard, calls, give, states } = stage();
     give(away);
-    for (let n = 0; n < 3; n += 1) await guard.open(toOpen);
+    for (const attemptId of ['a', 'b', 'c']) await guard.open({ ...toOpen, attemptId });
     await vi.advanceTimersByTimeAsync(60_000);
     expect(calls).toEqual(['open', 'open', 'open']);
     give(closed);
@@ -301,8 +390,8 @@ describe('the breaker', () => {
   test('counts an adapter that throws as one that has no answer', async () => {
     const { guard, give, states } = stage();
     give(new Error('a bug'));
-    for (let n = 0; n < 3; n += 1) {
-      expect(await guard.close(attempt)).toEqual({
+    for (const one of [attempt, secondAttempt, attempt]) {
+      expect(await guard.close(one)).toEqual({
         verdict: 'unknown',
         reason: 'The adapter of bank failed.',
       });

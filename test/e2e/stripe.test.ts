@@ -156,6 +156,21 @@ describe.concurrent("on Stripe's page", () => {
     ]);
   });
 
+  test('whose page expires while they are at their bank keeps the order, and buys when the bank says yes', async () => {
+    const { order, id } = await begin({ windowMs: shortMs });
+    stripe.customers.goToBank(id);
+    stripe.owner.expirePage(id);
+    await expectAllTaken();
+    expect(await fleet.client.attempts(order.id)).toMatchObject([{ state: 'open' }]);
+    await waitFor(async () => (await fleet.client.attempts(order.id))[0]?.verdict === 'unknown', {
+      what: 'the verdict',
+      timeoutMs: 20_000,
+    });
+    expect(await fleet.client.order(order.id)).toMatchObject({ status: 'pending_payment' });
+    stripe.customers.returnFromBank(id, 'paid');
+    await until(order, 'paid');
+  });
+
   test('who pays by debit keeps the order while the money is on its way, far behind the deadline', async () => {
     const { order, id } = await begin({ windowMs: shortMs });
     stripe.customers.payLater(id, 'debit');
@@ -234,6 +249,41 @@ describe.concurrent('by a form in the shop', () => {
     expect(stripe.calls.some(({ line }) => line === `POST /v1/payment_intents/${id}/cancel`)).toBe(true);
     expect(stripe.customers.pay(id)).toBe(false);
   });
+});
+
+/** The end of a PaymentIntent that carries the attempt's names, as Stripe tells it. */
+function cancelled(id: string, metadata: Readonly<Record<string, string>>) {
+  const object = {
+    id,
+    object: 'payment_intent',
+    amount_received: 0,
+    currency: 'eur',
+    status: 'canceled',
+    metadata,
+  };
+  return {
+    body: JSON.stringify({ id: 'evt_1', object: 'event', type: 'payment_intent.canceled', data: { object } }),
+  };
+}
+
+test('the end of a form whose opening was not answered says nothing of the one that the customer has', async () => {
+  const { order, attempt, id } = await begin({ as: 'client_secret' });
+  const names = {
+    lapse_attempt_id: attempt.id,
+    lapse_hand_off: 'client_secret',
+    lapse_order_id: order.id,
+  };
+  expect(await deliver(cancelled('pi_of_nobody', names))).toBe(200);
+  expect(await fleet.client.attempts(order.id)).toMatchObject([{ state: 'open' }]);
+  expect(await deliver(cancelled(id, names))).toBe(200);
+  expect(await fleet.client.attempts(order.id)).toMatchObject([{ state: 'closed' }]);
+});
+
+test('the end of the PaymentIntent of a page ends the attempt', async () => {
+  const { order, attempt } = await begin();
+  const names = { lapse_attempt_id: attempt.id, lapse_order_id: order.id };
+  expect(await deliver(cancelled('pi_of_the_page', names))).toBe(200);
+  expect(await fleet.client.attempts(order.id)).toMatchObject([{ state: 'closed' }]);
 });
 
 /** An order that was cancelled while its customer paid, so that the money comes late; its refund is under way. */

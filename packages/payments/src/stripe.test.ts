@@ -123,6 +123,7 @@ describe('open', () => {
       'automatic_payment_methods[enabled]': 'true',
       description: 'Order 1042',
       'metadata[lapse_attempt_id]': attempt.attemptId,
+      'metadata[lapse_hand_off]': 'client_secret',
       'metadata[lapse_order_id]': attempt.orderId,
     });
   });
@@ -267,17 +268,39 @@ describe('close', () => {
     expect(await stripe.close(fails)).toEqual({ verdict: 'closed' });
   });
 
-  test('a form paid by debit is processing until it ends', async () => {
-    const [succeeds, fails] = [await openForm(), await openForm()];
-    for (const attempt of [succeeds, fails]) {
-      server.customers.payLater(attempt.id, 'debit');
-      expect(await stripe.close(attempt)).toEqual({ verdict: 'processing' });
-    }
-    server.customers.settle(succeeds.id, 'paid');
-    server.customers.settle(fails.id, 'failed');
-    expect(await stripe.close(succeeds)).toEqual(captured(succeeds.id));
-    expect(await stripe.close(fails)).toEqual({ verdict: 'closed' });
-  });
+  test.for(['debit', 'voucher', 'transfer'] as const)(
+    'a form paid by %s is processing, and not cancelled, until it ends',
+    async (by) => {
+      const [succeeds, fails] = [await openForm(), await openForm()];
+      for (const attempt of [succeeds, fails]) {
+        server.customers.payLater(attempt.id, by);
+        expect(await stripe.look(attempt)).toEqual({ verdict: 'processing' });
+        expect(await stripe.close(attempt)).toEqual({ verdict: 'processing' });
+      }
+      server.customers.settle(succeeds.id, 'paid');
+      server.customers.settle(fails.id, 'failed');
+      expect(await stripe.close(succeeds)).toEqual(captured(succeeds.id));
+      expect(await stripe.close(fails)).toEqual({ verdict: 'closed' });
+    },
+  );
+
+  test.for(['url', 'client_secret'] as const)(
+    'what was paid and returned by hand is closed; where a part was returned, a person must look (%s)',
+    async (handOff) => {
+      const [whole, part] = [await open({ handOff }), await open({ handOff })];
+      for (const { id } of [whole, part]) server.customers.pay(id);
+      server.owner.refundByHand(whole.id);
+      server.owner.refundByHand(part.id, 2000);
+      for (const how of ['look', 'close'] as const) {
+        expect(await stripe[how](whole)).toEqual({ verdict: 'closed' });
+        expect(await stripe[how](part)).toEqual({
+          verdict: 'unknown',
+          reason: expect.stringMatching(/^pi_\w+ was paid, and of 5000 eur.* 2000 were returned at Stripe/),
+          isProviderWell: true,
+        });
+      }
+    },
+  );
 
   test.for(['url', 'client_secret'] as const)('after a declined card it is closed (%s)', async (handOff) => {
     const attempt = await open({ handOff });
@@ -609,7 +632,9 @@ describe('webhooks tell', () => {
     const { attemptId, orderId } = attempt;
     const capture = { providerPaymentId: attempt.id, amount: 5000, currency: 'EUR' };
     expect(told).toEqual({
-      'payment_intent.succeeded': [{ kind: 'paid', capture, attemptId, orderId, providerAttemptId: null }],
+      'payment_intent.succeeded': [
+        { kind: 'paid', capture, attemptId, orderId, providerAttemptId: attempt.id },
+      ],
     });
   });
 
@@ -672,9 +697,21 @@ describe('webhooks tell', () => {
     });
     expect(await toldBy(() => stripe.close(form))).toEqual({
       'payment_intent.canceled': [
-        { kind: 'closed', attemptId: form.attemptId, orderId: form.orderId, providerAttemptId: null },
+        { kind: 'closed', attemptId: form.attemptId, orderId: form.orderId, providerAttemptId: form.id },
       ],
     });
+  });
+
+  test('of a page that expired after a declined card by its PaymentIntent, and of one whose customer is at the bank nothing', async () => {
+    const [declined, atBank] = [await open(), await open()];
+    server.customers.decline(declined.id);
+    server.customers.goToBank(atBank.id);
+    const { attemptId, orderId } = declined;
+    expect(await toldBy(() => server.owner.expirePage(declined.id))).toEqual({
+      'payment_intent.canceled': [{ kind: 'closed', attemptId, orderId, providerAttemptId: null }],
+    });
+    expect(await toldBy(() => server.owner.expirePage(atBank.id))).toEqual({});
+    expect(await stripe.look(atBank)).toMatchObject({ verdict: 'unknown' });
   });
 
   test('nothing of money for something else, nor of its refunds', async () => {

@@ -10,7 +10,7 @@ import type {
 } from './provider.ts';
 import { toStripe, type StripeAmount } from './stripe/amounts.ts';
 import { asker, unsaid, type Asked } from './stripe/ask.ts';
-import { attemptMetadata, refundIn, refundMetadata } from './stripe/metadata.ts';
+import { attemptMetadata, formMetadata, refundIn, refundMetadata } from './stripe/metadata.ts';
 import { pageExpiresAt } from './stripe/page-expiry.ts';
 import { isUnended, judgeForm, judgePage, judgeRefund, type Look } from './stripe/verdicts.ts';
 import { readWebhook } from './stripe/webhook.ts';
@@ -97,7 +97,7 @@ export function stripeProvider(options: StripeOptions): PaymentProvider {
           currency,
           automatic_payment_methods: { enabled: true },
           description,
-          metadata: attemptMetadata(attempt),
+          metadata: formMetadata(attempt),
         },
         once,
       ),
@@ -107,10 +107,13 @@ export function stripeProvider(options: StripeOptions): PaymentProvider {
     );
   }
 
-  const readPage = (id: string) =>
-    ask(() => stripe.checkout.sessions.retrieve(id, { expand: ['payment_intent'] }));
+  // The charge says whether the money was returned.
+  const pageInFull = { expand: ['payment_intent.latest_charge'] };
 
-  const readForm = (id: string) => ask(() => stripe.paymentIntents.retrieve(id));
+  const readPage = (id: string) => ask(() => stripe.checkout.sessions.retrieve(id, pageInFull));
+
+  const readForm = (id: string) =>
+    ask(() => stripe.paymentIntents.retrieve(id, { expand: ['latest_charge'] }));
 
   /** Cancels a PaymentIntent; reads it where Stripe would not. */
   async function endForm(id: string): Promise<Asked<Stripe.PaymentIntent>> {
@@ -119,8 +122,14 @@ export function stripeProvider(options: StripeOptions): PaymentProvider {
     return readForm(id);
   }
 
+  /** Reads first: Stripe would cancel what is to be paid by a voucher, too, though the customer may have paid it by now. */
+  async function closeForm(id: string): Promise<Look> {
+    const look = judged(await readForm(id), judgeForm);
+    return look.verdict === 'open' ? judged(await endForm(id), judgeForm) : look;
+  }
+
   async function closePage(id: string): Promise<Look> {
-    const expired = await ask(() => stripe.checkout.sessions.expire(id, { expand: ['payment_intent'] }));
+    const expired = await ask(() => stripe.checkout.sessions.expire(id, pageInFull));
     // Stripe refuses where the page is not open any more.
     const asked = 'failure' in expired && expired.failure.isRefusal ? await readPage(id) : expired;
     if ('failure' in asked) return judged(asked, judgePage);
@@ -157,7 +166,7 @@ export function stripeProvider(options: StripeOptions): PaymentProvider {
     },
 
     async close({ providerAttemptId: id }) {
-      const look = isPage(id) ? await closePage(id) : judged(await endForm(id), judgeForm);
+      const look = await (isPage(id) ? closePage(id) : closeForm(id));
       return look.verdict === 'open'
         ? { verdict: 'unknown', reason: `Stripe did not close ${id}.`, isProviderWell: true }
         : look;

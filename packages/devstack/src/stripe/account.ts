@@ -221,11 +221,12 @@ export function createAccount({
       return true;
     },
     /** Pays in a way that takes days. */
-    payLater(id: string, by: 'debit' | 'voucher'): void {
+    payLater(id: string, by: 'debit' | 'voucher' | 'transfer'): void {
       const intent = begin(id);
       if (intent === undefined) return;
       intent.status = by === 'debit' ? 'processing' : 'requires_action';
       if (by === 'voucher') intent.next_action = { type: 'boleto_display_details' };
+      if (by === 'transfer') intent.next_action = { type: 'display_bank_transfer_instructions' };
       tell(`payment_intent.${intent.status}`, intent);
       complete(pageWith(intent), 'unpaid');
     },
@@ -281,6 +282,7 @@ export function createAccount({
   const api = {
     findPage,
     findIntent: (id: string) => intents.get(id),
+    chargeOf,
     findRefund: (id: string) => refunds.find((refund) => refund.id === id),
 
     createPage(

@@ -1,5 +1,5 @@
 import type { StripeAccount } from './account.ts';
-import { type Answer, type Metadata, missing, refusal } from './objects.ts';
+import { type Answer, type Intent, type Metadata, missing, refusal } from './objects.ts';
 
 /** A call's parameters, as `line_items[0][quantity]` and the like. */
 export type Params = ReadonlyMap<string, string>;
@@ -67,10 +67,11 @@ export function callsTo({ api }: StripeAccount): (line: string, params: Params) 
     },
     {
       line: /^GET \/v1\/payment_intents\/(\w+)$/,
-      takes: /^$/,
-      run(id) {
+      takes: /^expand\[0\]$/,
+      run(id, params) {
         const intent = api.findIntent(id);
-        return intent === undefined ? missing('payment_intent', id, 'intent') : done(intent);
+        if (intent === undefined) return missing('payment_intent', id, 'intent');
+        return done(params.get('expand[0]') === 'latest_charge' ? withCharge(intent) : intent);
       },
     },
     {
@@ -171,8 +172,14 @@ export function callsTo({ api }: StripeAccount): (line: string, params: Params) 
   }
 
   function expanded(object: object, params: Params): object {
-    if (params.get('expand[0]') !== 'payment_intent' || !('payment_intent' in object)) return object;
-    return { ...object, payment_intent: api.findIntent(String(object.payment_intent)) ?? null };
+    if (params.get('expand[0]') !== 'payment_intent.latest_charge' || !('payment_intent' in object))
+      return object;
+    const intent = api.findIntent(String(object.payment_intent));
+    return { ...object, payment_intent: intent === undefined ? null : withCharge(intent) };
+  }
+
+  function withCharge(intent: Intent): object {
+    return { ...intent, latest_charge: intent.latest_charge === null ? null : api.chargeOf(intent) };
   }
 
   return (line, params) => {

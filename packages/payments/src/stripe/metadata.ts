@@ -2,12 +2,19 @@
 const attemptKey = 'lapse_attempt_id';
 const orderKey = 'lapse_order_id';
 const refundKey = 'lapse_refund_id';
+/** On forms alone: nothing else at Stripe tells whether a PaymentIntent is one, or the payment of a page. */
+const handOffKey = 'lapse_hand_off';
 
 type Metadata = Readonly<Record<string, string>>;
 
-/** For a page, its payment, or the payment of a form. */
+/** For a page, and its payment. */
 export function attemptMetadata({ attemptId, orderId }: { attemptId: string; orderId: string }) {
   return { [attemptKey]: attemptId, [orderKey]: orderId };
+}
+
+/** For the payment of a form. */
+export function formMetadata(attempt: { attemptId: string; orderId: string }) {
+  return { ...attemptMetadata(attempt), [handOffKey]: 'client_secret' };
 }
 
 /** For a refund. */
@@ -19,6 +26,11 @@ export function refundMetadata({ refundId, orderId }: { refundId: string; orderI
 export function attemptIn(metadata: Metadata) {
   if (!(attemptKey in metadata || orderKey in metadata)) return undefined;
   return { attemptId: uuidIn(metadata, attemptKey), orderId: uuidIn(metadata, orderKey) };
+}
+
+/** Whether it is the payment of a form. */
+export function isForm(metadata: Metadata): boolean {
+  return metadata[handOffKey] === 'client_secret';
 }
 
 /** Which refund of ours it is; null: none. */

@@ -5,8 +5,25 @@ import { fromStripe } from './amounts.ts';
 /** What became of an attempt, or that the customer may still pay. */
 export type Look = Verdict | { readonly verdict: 'open' };
 
+/** The customer was told how to pay elsewhere, by a voucher or a bank transfer, and may have done so. */
+const paidElsewhere: ReadonlySet<string> = new Set([
+  'boleto_display_details',
+  'display_bank_transfer_instructions',
+  'konbini_display_details',
+  'multibanco_display_details',
+  'oxxo_display_details',
+]);
+
+/** Money may be under way for days: a debit, a voucher, a bank transfer. */
+function isOnItsWay({ status, next_action }: Stripe.PaymentIntent): boolean {
+  if (status === 'processing') return true;
+  return status === 'requires_action' && next_action !== null && paidElsewhere.has(next_action.type);
+}
+
 /** A PaymentIntent that is neither ended nor on its way, so that somebody might still confirm or capture it. */
-export function isUnended({ status }: Stripe.PaymentIntent): boolean {
+export function isUnended(intent: Stripe.PaymentIntent): boolean {
+  const { status } = intent;
+  if (isOnItsWay(intent)) return false;
   return status === 'requires_action' || status === 'requires_capture' || status === 'requires_confirmation';
 }
 
@@ -64,7 +81,7 @@ export function judgeForm(intent: Stripe.PaymentIntent): Look {
     case 'requires_confirmation':
     case 'requires_action':
     case 'requires_capture':
-      return { verdict: 'open' };
+      return { verdict: isOnItsWay(intent) ? 'processing' : 'open' };
     default:
       return unclear(`${intent.id} is ${intent.status}.`);
   }
@@ -89,7 +106,16 @@ export function judgeRefund(refund: Stripe.Refund): RefundAnswer {
   }
 }
 
-function paid({ id, amount_received, currency }: Stripe.PaymentIntent): Look {
+/** Money came; where a person has returned it in Stripe's dashboard meanwhile, it pays for nothing any more. */
+function paid({ id, amount_received, currency, latest_charge: charge }: Stripe.PaymentIntent): Look {
+  if (typeof charge === 'string') return unclear(`Stripe did not say whether ${id} was returned.`);
+  const returned = charge?.amount_refunded ?? 0;
+  if (charge?.refunded === true) return { verdict: 'closed' };
+  if (returned > 0) {
+    return unclear(
+      `${id} was paid, and of ${amount_received} ${currency}, as Stripe counts, ${returned} were returned at Stripe: return the rest there, or report the payment by hand.`,
+    );
+  }
   const amount = fromStripe(amount_received, currency);
   if (amount === undefined)
     return unclear(`${id} brought ${amount_received} ${currency}, which cannot be counted.`);

@@ -129,6 +129,38 @@ test('money that is ours is told of, though somebody edited whose it is', () => 
   ]);
 });
 
+/** What is written on a payment of ours, and whose it is. */
+function writtenOn(more: Readonly<Record<string, string>> = {}) {
+  const [attemptId, orderId] = [randomUUID(), randomUUID()];
+  return {
+    attemptId,
+    orderId,
+    metadata: { lapse_attempt_id: attemptId, lapse_order_id: orderId, ...more },
+  };
+}
+
+test('a page that expired is closed only where nobody began to pay on it', () => {
+  const { attemptId, orderId, metadata } = writtenOn();
+  const expired = (payment_intent: string | null) =>
+    noticesIn(
+      event('checkout.session.expired', { id: 'cs_1', payment_status: 'unpaid', payment_intent, metadata }),
+    );
+  expect(expired(null)).toEqual([{ kind: 'closed', attemptId, orderId, providerAttemptId: 'cs_1' }]);
+  expect(expired('pi_1')).toEqual([]);
+});
+
+test.for([
+  ['payment_intent.succeeded', 'paid'],
+  ['payment_intent.processing', 'processing'],
+  ['payment_intent.canceled', 'closed'],
+] as const)('%s names the attempt of a form, and not the page of a page', ([type, kind]) => {
+  const [form, page] = [writtenOn({ lapse_hand_off: 'client_secret' }), writtenOn()];
+  const told = ({ metadata }: ReturnType<typeof writtenOn>) =>
+    noticesIn(event(type, { id: 'pi_1', amount_received: 500, currency: 'eur', metadata }));
+  expect(told(form)).toMatchObject([{ kind, attemptId: form.attemptId, providerAttemptId: 'pi_1' }]);
+  expect(told(page)).toMatchObject([{ kind, attemptId: page.attemptId, providerAttemptId: null }]);
+});
+
 test('refunds are read from a charge, where older API versions put them', () => {
   const [ours, byHand] = [randomUUID(), undefined].map((id, n) => ({
     id: `re_${n}`,

@@ -2,7 +2,7 @@ import { Stripe } from 'stripe';
 import { z } from 'zod';
 import type { Notice, Webhook, WebhookAnswer } from '../provider.ts';
 import { fromStripe } from './amounts.ts';
-import { attemptIn, refundIn } from './metadata.ts';
+import { attemptIn, isForm, refundIn } from './metadata.ts';
 
 /** What was signed longer ago may be a replay by somebody who listened, seconds. Stripe signs every delivery anew. */
 const toleranceSeconds = 300;
@@ -56,21 +56,31 @@ function noticesOf(type: string, object: unknown): readonly Notice[] {
     case 'checkout.session.completed':
     case 'checkout.session.async_payment_succeeded':
       return completedPage(pageSchema.parse(object));
-    case 'checkout.session.expired':
+    case 'checkout.session.expired': {
+      const { id, payment_intent, metadata } = pageSchema.parse(object);
+      // Who began to pay may be at their bank, and come back with the money: then the question before the cancellation
+      // decides.
+      return payment_intent === null ? named('closed', metadata, id) : [];
+    }
     // The page was completed before, and cannot be used again.
     case 'checkout.session.async_payment_failed': {
       const { id, metadata } = pageSchema.parse(object);
       return named('closed', metadata, id);
     }
     case 'payment_intent.succeeded': {
-      const { id, amount_received, currency, metadata } = intentSchema.parse(object);
-      return paid(metadata, null, { providerPaymentId: id, amount: amount_received, currency });
+      const intent = intentSchema.parse(object);
+      const { id, amount_received, currency, metadata } = intent;
+      return paid(metadata, attemptOf(intent), { providerPaymentId: id, amount: amount_received, currency });
     }
-    case 'payment_intent.processing':
-      return named('processing', intentSchema.parse(object).metadata, null);
+    case 'payment_intent.processing': {
+      const intent = intentSchema.parse(object);
+      return named('processing', intent.metadata, attemptOf(intent));
+    }
     // `payment_failed` is not listed: the customer may try again.
-    case 'payment_intent.canceled':
-      return named('closed', intentSchema.parse(object).metadata, null);
+    case 'payment_intent.canceled': {
+      const intent = intentSchema.parse(object);
+      return named('closed', intent.metadata, attemptOf(intent));
+    }
     // Older API versions put the refunds into the charge; newer ones tell of each by itself.
     case 'charge.refunded':
       return chargeSchema.parse(object).refunds.flatMap(refundNotices);
@@ -107,7 +117,14 @@ function paid(
   return [{ kind: 'paid', capture: captureSchema.parse(capture), providerAttemptId, ...ours }];
 }
 
-/** A PaymentIntent does not say which page it is of, so there the attempt is named by our id alone. */
+/**
+ * The attempt that a PaymentIntent is. One that nobody has the secret of, because its opening was not answered, is told
+ * from the customer's by this. That of a page does not say which page it is of: there our id alone names the attempt.
+ */
+function attemptOf({ id, metadata }: z.output<typeof intentSchema>): string | null {
+  return isForm(metadata) ? id : null;
+}
+
 function named(
   kind: 'closed' | 'processing',
   metadata: Record<string, string>,
@@ -149,7 +166,7 @@ const eventSchema = z.object({
 const pageSchema = z.object({
   id: z.string(),
   payment_status: z.string(),
-  // Null in pages of other modes, which are not ours.
+  // Null until the customer tries to pay; older versions make it with the page. Null in other modes, which are not ours.
   payment_intent: z.string().nullish(),
   amount_total: z.number().nullish(),
   currency: z.string().nullish(),

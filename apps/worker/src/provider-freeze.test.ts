@@ -4,7 +4,7 @@ import type { PaymentProvider } from '@lapse/payments';
 import { createMetrics } from '@lapse/runtime';
 import { beforeEach, expect, test } from 'vitest';
 import { providerFreeze, type ProviderFreeze } from './provider-freeze.ts';
-import { openStage, silent, type Stage } from './testing.ts';
+import { aProvider, beginToPay, openStage, silent, type Stage } from './testing.ts';
 
 let stage: Stage;
 let workers: ProviderFreeze[];
@@ -12,7 +12,6 @@ let workers: ProviderFreeze[];
 beforeEach(async () => {
   stage = await openStage();
   workers = [];
-  await stage.orders.setStock('a', null);
   return async () => {
     await Promise.all(workers.map((worker) => worker.stop()));
     await stage.close();
@@ -23,19 +22,12 @@ beforeEach(async () => {
 function aBank() {
   const bank = { isUp: true, questionCount: 0 };
   const unsaid = { reason: 'the bank is away' };
-  const provider: PaymentProvider = {
-    name: 'bank',
-    idempotencyWindowMs: 1000,
+  const provider = aProvider('bank', {
     look: () => {
       bank.questionCount += 1;
       return Promise.resolve(bank.isUp ? { verdict: 'open' } : { verdict: 'unknown', ...unsaid });
     },
-    open: () => Promise.resolve({ outcome: 'unknown', ...unsaid }),
-    close: () => Promise.resolve({ verdict: 'unknown', ...unsaid }),
-    refund: () => Promise.resolve({ state: 'unknown', ...unsaid }),
-    findRefund: () => Promise.resolve({ state: 'unknown', ...unsaid }),
-    readWebhook: () => ({ outcome: 'forged', reason: 'it is' }),
-  };
+  });
   return { bank, provider };
 }
 
@@ -61,26 +53,6 @@ async function startWorker(
   return { worker, isFrozen };
 }
 
-/** An order with an open attempt at the bank. */
-async function beginToPay(): Promise<void> {
-  const placed = await stage.orders.checkout({
-    reference: null,
-    channel: 'default',
-    paymentMethod: 'card',
-    currency: 'EUR',
-    items: [{ sku: 'a', quantity: 1, unitAmount: 500 }],
-    paymentWindowMs: 60_000,
-    metadata: {},
-    actor: 'test',
-  });
-  if (placed.outcome !== 'placed') throw new Error(placed.outcome);
-  const orderId = placed.order.id;
-  const wish = { orderId, provider: 'bank', handOffAs: 'url', returnUrl: null, actor: 'test' } as const;
-  const begun = await stage.orders.beginAttempt(wish);
-  if (begun.outcome !== 'opening') throw new Error(begun.outcome);
-  await stage.orders.recordOpened({ attemptId: begun.attempt.id, providerAttemptId: 'page', handOff: {} });
-}
-
 const untilFreezes = (states: readonly Freeze['state'][]): Promise<Freeze[]> =>
   waitFor(
     async () => {
@@ -98,7 +70,7 @@ async function letAsk(bank: { questionCount: number }): Promise<void> {
 
 test('one freeze stands however many workers see the outage, and ends when the provider answers', async () => {
   const one = aBank();
-  await beginToPay();
+  await beginToPay(stage, 'bank');
   const [{ worker, isFrozen }, { worker: other }] = [await startWorker(one), await startWorker(one)];
   one.bank.isUp = false;
   worker.hear('open', 'bank');
@@ -117,7 +89,7 @@ test('one freeze stands however many workers see the outage, and ends when the p
 
 test('a process that has just started thaws what a dead one froze, once it has seen that the provider is back', async () => {
   const one = aBank();
-  await beginToPay();
+  await beginToPay(stage, 'bank');
   one.bank.isUp = false;
   await stage.orders.freezeOnce({ reason: 'x', actor: 'breaker:bank', scope: { provider: 'bank' } });
   await stage.orders.freeze({ reason: 'by hand', actor: 'cli:ann', scope: { provider: 'bank' } });
@@ -132,7 +104,7 @@ test('a process that has just started thaws what a dead one froze, once it has s
 
 test('a freeze that a person thaws is not made again in the same outage, but in the next', async () => {
   const one = aBank();
-  await beginToPay();
+  await beginToPay(stage, 'bank');
   one.bank.isUp = false;
   const { worker } = await startWorker(one);
   worker.hear('open', 'bank');
@@ -148,7 +120,7 @@ test('a freeze that a person thaws is not made again in the same outage, but in 
 
 test('nothing is frozen where it is not asked for, nor where the provider comes back in time', async () => {
   const one = aBank();
-  await beginToPay();
+  await beginToPay(stage, 'bank');
   const { worker: unasked, isFrozen } = await startWorker(one, 'never');
   const { worker: patient } = await startWorker(one, 3_600_000);
   unasked.hear('open', 'bank');

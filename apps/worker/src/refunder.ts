@@ -58,15 +58,16 @@ export function refunder(options: {
   });
 }
 
+/**
+ * Has a refund sent, or asks about it. Once it may have reached the provider, nothing but the provider's own word ends it: a
+ * refund that is given up goes to a person, who returns the money by hand.
+ */
 async function askProvider(
   provider: PaymentProvider | undefined,
   refund: RefundToTry,
 ): Promise<RefundAnswer> {
   const { id: refundId, orderId, providerPaymentId, amount, currency, state, sinceFirstTryMs } = refund;
-  if (provider === undefined) {
-    const reason = `provider '${refund.provider}' is not connected: return the money by hand, then dismiss the payment`;
-    return { state: 'refused', reason };
-  }
+  if (provider === undefined) return unconnected(refund);
   const toSend = { refundId, orderId, providerPaymentId, amount, currency };
   const isForgotten =
     sinceFirstTryMs !== null && sinceFirstTryMs > provider.idempotencyWindowMs * trustedShare;
@@ -76,5 +77,17 @@ async function askProvider(
     if (state === 'sent')
       return { state: 'unknown', reason: 'the provider took it, and does not know it any more' };
   }
-  return provider.refund(toSend);
+  const said = await provider.refund(toSend);
+  if (said.state !== 'refused' || sinceFirstTryMs === null) return said;
+  // The earlier try, of which no answer came, may be why: what was returned already is refused, too.
+  const found = await provider.findRefund(toSend);
+  return found.state === 'none' ? said : found;
+}
+
+/** The answer for a provider that this worker does not have. Another worker may have sent the refund. */
+function unconnected({ provider, state, sinceFirstTryMs }: RefundToTry): RefundAnswer {
+  const missing = `provider '${provider}' is not connected`;
+  return state === 'due' && sinceFirstTryMs === null
+    ? { state: 'refused', reason: `${missing}: return the money by hand, then dismiss the payment` }
+    : { state: 'unknown', reason: `${missing} to this worker, and may have taken the refund` };
 }

@@ -4,7 +4,8 @@ import { join } from 'node:path';
 import { createDeadlines, type Deadlines } from '@lapse/deadlines';
 import { createTestDatabase, startRedis, waitFor } from '@lapse/devstack';
 import { createOrders, type Orders } from '@lapse/orders';
-import { createLog, createMetrics, openDatabase } from '@lapse/runtime';
+import type { PaymentProvider } from '@lapse/payments';
+import { createLog, createMetrics, openDatabase, type Database } from '@lapse/runtime';
 import { inject } from 'vitest';
 
 declare module 'vitest' {
@@ -22,6 +23,7 @@ export const silent = createLog('test', 'silent');
 export interface Stage {
   readonly orders: Orders;
   readonly deadlines: Deadlines;
+  readonly database: Database;
   /** Places orders a minute ago, in partitions 0 and 1 by turns, and arms none. */
   placeUnarmed(count: number): Promise<void>;
   /** Rebuilds that were asked for. */
@@ -45,6 +47,7 @@ export async function openStage(): Promise<Stage> {
   return {
     orders: createOrders({ database }),
     deadlines,
+    database,
     async placeUnarmed(count) {
       await database.query(
         `with placed as (
@@ -74,5 +77,47 @@ export async function openStage(): Promise<Stage> {
       await database.end();
       await own.drop();
     },
+  };
+}
+
+/** Places an order of 5.00 EUR of SKU `a`, which is not counted, with a page open at a provider. */
+export async function beginToPay(
+  { orders }: Pick<Stage, 'orders'>,
+  provider: string,
+): Promise<{ orderId: string; attemptId: string }> {
+  await orders.setStock('a', null);
+  const placed = await orders.checkout({
+    reference: null,
+    channel: 'default',
+    paymentMethod: 'card',
+    currency: 'EUR',
+    items: [{ sku: 'a', quantity: 1, unitAmount: 500 }],
+    paymentWindowMs: 3_600_000,
+    metadata: {},
+    actor: 'test',
+  });
+  if (placed.outcome !== 'placed') throw new Error(`the order was not placed: ${placed.outcome}`);
+  const { id: orderId } = placed.order;
+  const wish = { orderId, provider, handOffAs: 'url', returnUrl: null, actor: 'test' } as const;
+  const begun = await orders.beginAttempt(wish);
+  if (begun.outcome !== 'opening') throw new Error(`the attempt did not begin: ${begun.outcome}`);
+  const { id: attemptId } = begun.attempt;
+  await orders.recordOpened({ attemptId, providerAttemptId: `page of ${attemptId}`, handOff: {} });
+  return { orderId, attemptId };
+}
+
+/** A provider of which a test says what it needs; it answers nothing else. */
+export function aProvider(name: string, calls: Partial<PaymentProvider>): PaymentProvider {
+  const reason = `${name} is away`;
+  return {
+    name,
+    idempotencyWindowMs: 86_400_000,
+    open: () => Promise.resolve({ outcome: 'unknown', reason }),
+    close: () => Promise.resolve({ verdict: 'unknown', reason }),
+    look: () => Promise.resolve({ verdict: 'unknown', reason }),
+    refund: () => Promise.resolve({ state: 'unknown', reason }),
+    findRefund: () => Promise.resolve({ state: 'unknown', reason }),
+    readWebhook: () => ({ outcome: 'forged', reason: 'it is' }),
+    ...calls,
   };
 }

@@ -89,6 +89,18 @@ describe.each(apps)('%s', (app) => {
   });
 });
 
+test.each(['api', 'worker'] as const)(
+  '%s with half of what a payment provider needs ends, and names the other half',
+  async (app) => {
+    const env = { ...complete, REDIS_URL: inject('redisUrl'), LAPSE_STRIPE_SECRET_KEY: 'sk_test_half' };
+    const { code, output } = await run(app, env);
+    expect({ code, output }).toMatchObject({ code: 1 });
+    expect(output).toContain(
+      'LAPSE_STRIPE_WEBHOOK_SECRET is required where LAPSE_STRIPE_SECRET_KEY is given',
+    );
+  },
+);
+
 test('wrong settings are all named at once, each with what is wrong about it', async () => {
   const { code, output } = await run('api', {
     DATABASE_URL: 'mysql://127.0.0.1/lapse',

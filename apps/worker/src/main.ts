@@ -51,6 +51,12 @@ await runMain(async () => {
   const { redisUrl } = settings;
   const log = createLog('worker', settings.logLevel);
   const metrics = createMetrics();
+  // Before anything is opened: where a setting is missing, nothing is left behind that keeps the process alive.
+  const providers = createProviders(settings, {
+    log,
+    metrics,
+    onBreaker: (state, provider) => freezing.hear(state, provider),
+  });
   const database = openDatabase({ url: settings.databaseUrl, app: 'worker', log });
   const brake = { orders: settings.brakeOrders, share: settings.brakeShare };
   const { policies, warnings } = await loadPolicies(settings.policiesFile);
@@ -59,11 +65,6 @@ await runMain(async () => {
   const deadlines = createDeadlines({ redisUrl, log, metrics });
   const clock = watchClock({ clockOffsetMs: () => orders.clockOffsetMs(), log, metrics });
   watchBacklog({ orders, metrics });
-  const providers = createProviders(settings, {
-    log,
-    metrics,
-    onBreaker: (state, provider) => freezing.hear(state, provider),
-  });
   const { freezeAfterSeconds } = settings;
   const freezing: ProviderFreeze = providerFreeze({
     orders,

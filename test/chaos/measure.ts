@@ -101,7 +101,7 @@ export async function settle(system: System): Promise<Unsettled> {
   // What is told now need not be asked for.
   await services.idle();
   const orders = createOrders({ database });
-  for (const provider of providerNames) await orders.requestReconcile({ provider, sinceMs: 86_400_000 });
+  for (const provider of providerNames) await orders.requestReconcile({ provider, sinceMs: null });
   await waitFor(async () => Object.values(await countUnsettled(system)).every((count) => count === 0), {
     what: 'everything to be settled',
     timeoutMs: patienceMs,

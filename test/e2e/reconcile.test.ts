@@ -65,28 +65,68 @@ describe('lapse reconcile', () => {
     const begun = await inParallel(6, 3, () => shop.begin({ windowMs }));
     const [unpaid, ...paid] = begun;
     for (const { attempt } of paid) shop.sandbox.pay(attempt.id);
-    const { code, output } = await lapse(shop.fleet, 'reconcile', '--provider', 'sandbox', '--since', '2h');
+    // A page may be opened long before its customer pays: all are asked about, however old.
+    await shop.fleet.database.query(
+      `update payment_attempts set created_at = created_at - interval '1 day' where ended_at is null`,
+    );
+    const { code, output } = await lapse(shop.fleet, 'reconcile', '--provider', 'sandbox');
     expect({ code, output }).toMatchObject({ code: 0 });
     expect(output).toMatch(/^Waiting for the workers to ask sandbox about 6 attempts\./);
-    expect(output).toContain('sandbox was asked about all of them.');
+    expect(output).toContain('sandbox was asked about all of them:\n  5 have ended');
+    expect(output).toContain('  1 are open still, nobody has paid\n  0 are processing');
     await Promise.all(paid.map(({ order }) => shop.until(order.id, 'paid')));
     const [attempt] = await shop.fleet.client.attempts(unpaid?.order.id ?? '');
     expect(attempt).toMatchObject({ state: 'open' });
     shop.sandbox.pay(unpaid?.attempt.id ?? '');
-    // By default it looks at the last two hours.
     expect(await lapse(shop.fleet, 'reconcile', '--provider', 'sandbox')).toMatchObject({ code: 0 });
     await shop.until(unpaid?.order.id ?? '', 'paid');
   });
 
   test('says so where nothing is open', async () => {
-    await shop.fleet.database.query(
-      `update payment_attempts set created_at = created_at - interval '1 day' where ended_at is null`,
-    );
-    const { code, output } = await lapse(shop.fleet, 'reconcile', '--provider', 'sandbox', '--since', '2h');
-    expect({ code, output }).toEqual({
+    const since = await lapse(shop.fleet, 'reconcile', '--provider', 'sandbox', '--since', '1s');
+    expect(since).toEqual({
       code: 0,
-      output: 'No attempt with sandbox was opened within 2h and is open still.',
+      output: 'No attempt with sandbox that was opened within 1s is open.',
     });
+    expect(await lapse(shop.fleet, 'reconcile', '--provider', 'sandbox')).toEqual({
+      code: 0,
+      output: 'No attempt with sandbox is open.',
+    });
+  });
+
+  test('says how many attempts got no answer, how many refunds are asked about, and asks behind a freeze', async () => {
+    const [silent, frozen, late] = await inParallel(3, 3, () => shop.begin({ windowMs }));
+    if (silent === undefined || frozen === undefined || late === undefined) throw new Error('none was begun');
+    shop.sandbox.setBehaviour({ failCount: 1000, faultyCalls: ['look'] }, silent.attempt.id);
+    // The provider took the refund, and the notice of its end is lost.
+    shop.sandbox.setBehaviour({ refunds: 'confirmed_later', refundMs: Infinity }, late.attempt.id);
+    shop.sandbox.setBehaviour({ failCount: 1000, faultyCalls: ['close'] }, frozen.attempt.id);
+    shop.sandbox.pay(late.attempt.id);
+    await shop.fleet.client.cancel(late.order.id);
+    await shop.untilTold(late.order.id, 'refund.sent');
+    // Fenced, and then frozen: no sweep asks about it.
+    await shop.fleet.database.query(
+      `update orders set created_at = created_at - interval '1 day', deadline_at = now(), expire_at = now(), check_at = now()
+       where id = $1`,
+      [frozen.order.id],
+    );
+    await waitFor(async () => (await shop.fleet.client.attempts(frozen.order.id))[0]?.verdict === 'unknown', {
+      what: 'the fence',
+      timeoutMs: 20_000,
+    });
+    expect(
+      await lapse(shop.fleet, 'freeze', '--provider', 'sandbox', '--reason', 'it is down'),
+    ).toMatchObject({ code: 0 });
+    shop.sandbox.setBehaviour({ failCount: 0 }, frozen.attempt.id);
+    const { code, output } = await lapse(shop.fleet, 'reconcile', '--provider', 'sandbox');
+    expect({ code, output }).toMatchObject({ code: 0 });
+    expect(output).toMatch(/^The workers ask sandbox about 1 refund that it took, too\./);
+    expect(output).toContain('  1 are open still');
+    expect(output).toContain('  1 got no answer\nThe workers go on asking');
+    shop.sandbox.setBehaviour({ failCount: 0 }, silent.attempt.id);
+    for (const { refundId } of shop.sandbox.ledger().refunds)
+      shop.sandbox.settleRefund(refundId, 'confirmed');
+    expect(await lapse(shop.fleet, 'thaw')).toMatchObject({ code: 0 });
   });
 });
 

@@ -111,10 +111,13 @@ program
 
 program
   .command('reconcile')
-  .description('ask a payment provider about every open attempt, after its webhooks were lost')
+  .description('ask a payment provider about every open attempt and refund, after its webhooks were lost')
   .requiredOption('--provider <name>', 'which, stripe for example')
-  .option('--since <duration>', 'only attempts opened within: 90s, 30m, 2h, 1d', '2h')
-  .action(({ provider, since }: { provider: string; since: string }) =>
+  .option(
+    '--since <duration>',
+    'only attempts opened, and refunds sent, within: 90s, 30m, 2h, 1d; default: all',
+  )
+  .action(({ provider, since }: { provider: string; since?: string }) =>
     withOrders((orders) => reconcile(orders, provider, since)),
   );
 

@@ -1,5 +1,6 @@
-import { transaction, type Database, type Queryable, type Statement } from '@lapse/runtime';
+import { queryable, transaction, type Database, type Queryable, type Statement } from '@lapse/runtime';
 import { attemptColumns, type PaymentAttempt } from './attempts.ts';
+import { isFrozen } from './freeze.ts';
 import type { Order } from './order.ts';
 
 /**
@@ -47,7 +48,7 @@ const claimAsks: Statement = {
       from clock
       where a.id in (
         select due.id from payment_attempts due
-        where due.ask_at <= (select at from clock)
+        where due.ask_at <= (select at from clock) and due.provider <> all ($2::text[])
         order by due.ask_at
         limit $1
         for no key update skip locked
@@ -57,8 +58,8 @@ const claimAsks: Statement = {
     select ${askColumns}, case when o.status = 'pending_payment' then 'look' else 'close' end as "how"
     from claimed a
     join orders o on o.id = a.order_id
-    -- Behind the fence the order's own time decides.
-    where o.closing_at is null`,
+    -- Behind the fence the order's own time decides, unless that stands still.
+    where o.closing_at is null or ${isFrozen}`,
 };
 
 /** A question that is due by itself: `look` at an attempt whose order is pending, `close` one whose order is settled. */
@@ -66,9 +67,13 @@ export interface AskDue extends AttemptToAsk {
   readonly how: 'look' | 'close';
 }
 
-/** Takes up to `limit` questions that are due by themselves. Those that get no verdict are due again after 45 s. */
-export function claimDueAsks(database: Database, limit: number): Promise<AskDue[]> {
-  return transaction(database, (tx) => tx.query<AskDue>(claimAsks, [limit]));
+/**
+ * Takes up to `limit` questions that are due by themselves. Those that get no verdict are due again after 45 s.
+ *
+ * @param but providers for which none is taken
+ */
+export function claimDueAsks(database: Database, limit: number, but: readonly string[]): Promise<AskDue[]> {
+  return transaction(database, (tx) => tx.query<AskDue>(claimAsks, [limit, but]));
 }
 
 const putOff: Statement = {
@@ -91,19 +96,23 @@ export async function putOffClosing(
   await transaction(database, (tx) => tx.query(putOff, [orderIds, pauseMs]));
 }
 
+/** SQL: the open attempts `a` that somebody wants to have asked about: of a provider, all or those opened lately. */
+const isWanted = `a.provider = $1 and a.ended_at is null
+        and ($2::float8 is null or a.created_at >= clock_timestamp() - $2::float8 * interval '1 ms')`;
+
 const askSoon: Statement = {
   name: 'attempts_ask_soon',
   text: `
     with locked as (
       select a.id from payment_attempts a
-      where a.provider = $1 and a.ended_at is null and a.created_at >= clock_timestamp() - $2 * interval '1 ms'
+      where ${isWanted}
       order by a.id
       for no key update
     )
     update payment_attempts a set ask_at = clock_timestamp()
     from locked
     where a.id = locked.id
-    returning a.id`,
+    returning a.id, a.ask_count as "askCount", a.verdict_since as "verdictSince"`,
 };
 
 const askFencedSoon: Statement = {
@@ -113,7 +122,7 @@ const askFencedSoon: Statement = {
       select o.id from orders o
       where o.status = 'pending_payment' and o.closing_at is not null and o.id in (
         select a.order_id from payment_attempts a
-        where a.provider = $1 and a.ended_at is null and a.created_at >= clock_timestamp() - $2 * interval '1 ms'
+        where ${isWanted}
       )
       order by o.id
       for no key update
@@ -123,36 +132,74 @@ const askFencedSoon: Statement = {
     where o.id = locked.id and o.closing_at is not null`,
 };
 
+/** An attempt that is to be asked about, with what tells an answer that comes from those that came before. */
+interface Asked {
+  readonly id: string;
+  readonly askCount: number;
+  readonly verdictSince: Date | null;
+}
+
+/** What came of the questions so far: how many attempts there are of each kind. */
+interface Answers {
+  /** No answer has come yet. */
+  readonly waiting: number;
+  /** Closed, paid or refused. */
+  readonly ended: number;
+  readonly open: number;
+  readonly processing: number;
+  /** The provider did not say. */
+  readonly unknown: number;
+}
+
+const readAnswers: Statement = {
+  name: 'attempts_read_answers',
+  text: `
+    select asked.id, case when a.id is null or a.ended_at is not null then 'ended' else a.verdict end as "said"
+    from unnest($1::uuid[], $2::int[], $3::timestamptz[]) as asked (id, ask_count, verdict_since)
+    -- One by one, see readOrders.
+    left join lateral (select * from payment_attempts where payment_attempts.id = asked.id limit 1) as a on true
+    where a.id is null or a.ended_at is not null
+      or (a.ask_count, a.verdict_since) is distinct from (asked.ask_count, asked.verdict_since)`,
+};
+
+/** Questions that somebody asked for. */
+export interface Reconciliation {
+  readonly attemptCount: number;
+  /** Reads what came of them. */
+  readonly answers: () => Promise<Answers>;
+}
+
 /**
  * Asks for a look at every attempt of a provider that has not ended, after an outage in which its webhooks were lost. The
  * workers do it. Behind the fence the order's own time decides, so it is that which has come.
  *
- * @param request.sinceMs only those that were opened within the last so many ms
- * @returns how many will be looked at
+ * @param request.sinceMs only those that were opened within the last so many ms; null: all
  */
-export function requestReconcile(
+export async function requestReconcile(
   database: Database,
-  request: { provider: string; sinceMs: number },
-): Promise<number> {
+  request: { provider: string; sinceMs: number | null },
+): Promise<Reconciliation> {
   const { provider, sinceMs } = request;
-  return transaction(database, async (tx) => {
+  const asked = await transaction(database, async (tx) => {
     await tx.query(askFencedSoon, [provider, sinceMs]);
-    const rows = await tx.query<{ id: string }>(askSoon, [provider, sinceMs]);
-    return rows.length;
+    return tx.query<Asked>(askSoon, [provider, sinceMs]);
   });
-}
-
-const countDueAsks: Statement = {
-  name: 'attempts_count_due_asks',
-  text: `
-    select count(*) as count from payment_attempts a
-    where a.provider = $1 and a.ask_at <= clock_timestamp()`,
-};
-
-/** How many questions to a provider are due and not taken by a worker yet. */
-export async function dueAskCount(db: Queryable, provider: string): Promise<number> {
-  const [row] = await db.query<{ count: number }>(countDueAsks, [provider]);
-  return row?.count ?? 0;
+  const db = queryable(database);
+  const left = new Map(asked.map((one) => [one.id, one]));
+  const counts = { ended: 0, open: 0, processing: 0, unknown: 0 };
+  return {
+    attemptCount: asked.length,
+    answers: async () => {
+      const some = [...left.values()];
+      const rows = await db.query<{ id: string; said: Exclude<keyof Answers, 'waiting'> }>(readAnswers, [
+        some.map(({ id }) => id),
+        some.map(({ askCount }) => askCount),
+        some.map(({ verdictSince }) => verdictSince),
+      ]);
+      for (const { id, said } of rows) if (left.delete(id)) counts[said] += 1;
+      return { ...counts, waiting: left.size };
+    },
+  };
 }
 
 const readOneToAsk: Statement = {

@@ -3,12 +3,12 @@ import { queryable, type Database } from '@lapse/runtime';
 import {
   attemptToAsk,
   claimDueAsks,
-  dueAskCount,
   putOffClosing,
   readOpenAttempts,
   requestReconcile,
   type AskDue,
   type AttemptToAsk,
+  type Reconciliation,
 } from './asks.ts';
 import {
   beginAttempt,
@@ -163,16 +163,20 @@ export interface Orders {
     attemptId: string | null;
     providerAttemptId: string | null;
   }): Promise<PaymentAttempt | undefined>;
-  /** Takes questions to providers that are due by themselves. */
-  claimDueAsks(limit: number): Promise<AskDue[]>;
+  /** Takes questions to providers that are due by themselves, but for none of some providers. */
+  claimDueAsks(limit: number, but?: readonly string[]): Promise<AskDue[]>;
   /** Leaves orders that wait for a verdict alone for a while. */
   putOffClosing(orderIds: readonly string[], pauseMs: number): Promise<void>;
-  /** Has the workers ask about every open attempt of a provider, and every refund that it took; answers how many attempts. */
-  requestReconcile(request: { provider: string; sinceMs: number }): Promise<number>;
+  /**
+   * Has the workers ask about every open attempt of a provider, and every refund that it took; `sinceMs` not null: of the
+   * last so many ms.
+   */
+  requestReconcile(request: {
+    provider: string;
+    sinceMs: number | null;
+  }): Promise<Reconciliation & { readonly refundCount: number }>;
   /** The providers with which there ever was an attempt. */
   attemptProviders(): Promise<string[]>;
-  /** How many questions to a provider are due and not taken by a worker yet. */
-  dueAskCount(provider: string): Promise<number>;
   /** One of a provider's newest attempts, to see whether it answers. */
   attemptToAsk(provider: string): Promise<AttemptToAsk | undefined>;
   /** How many attempts there are of which the provider says `unknown` or `processing`. */
@@ -279,14 +283,13 @@ export function createOrders(options: {
     attempts: (orderId) => readAttempts(db, orderId),
     openAttempts: (orderIds) => readOpenAttempts(db, orderIds),
     findAttempt: (named) => findAttempt(db, named),
-    claimDueAsks: (limit) => claimDueAsks(database, limit),
+    claimDueAsks: (limit, but = []) => claimDueAsks(database, limit, but),
     putOffClosing: (orderIds, pauseMs) => putOffClosing(database, orderIds, pauseMs),
     async requestReconcile(request) {
-      await askAboutRefunds(database, request);
-      return requestReconcile(database, request);
+      const refundCount = await askAboutRefunds(database, request);
+      return { ...(await requestReconcile(database, request)), refundCount };
     },
     attemptProviders: () => readAttemptProviders(db),
-    dueAskCount: (provider) => dueAskCount(db, provider),
     attemptToAsk: (provider) => attemptToAsk(db, provider),
     heldAttempts: () => countHeldAttempts(db),
     attemptAlarms: () => countAlarms(db),

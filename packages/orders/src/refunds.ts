@@ -177,26 +177,30 @@ const askSoon: Statement = {
       select r.id from refunds r
       join payments p on p.id = r.payment_id
       where p.provider = $1 and r.state = 'sent' and r.try_at is not null
-        and r.sent_at >= clock_timestamp() - $2 * interval '1 ms'
+        and ($2::float8 is null or r.sent_at >= clock_timestamp() - $2::float8 * interval '1 ms')
       order by r.id
       for no key update of r
     )
     update refunds r set try_at = clock_timestamp()
     from locked
-    where r.id = locked.id`,
+    where r.id = locked.id
+    returning r.id`,
 };
 
 /**
  * Has the workers ask about every refund that a provider took and of which it has not told the end, after an outage in
  * which its webhooks were lost.
  *
- * @param request.sinceMs only those that it took within the last so many ms
+ * @param request.sinceMs only those that it took within the last so many ms; null: all
+ * @returns how many
  */
 export async function askAboutRefunds(
   database: Database,
-  request: { provider: string; sinceMs: number },
-): Promise<void> {
-  await transaction(database, (tx) => tx.query(askSoon, [request.provider, request.sinceMs]));
+  request: { provider: string; sinceMs: number | null },
+): Promise<number> {
+  const { provider, sinceMs } = request;
+  const asked = await transaction(database, (tx) => tx.query<{ id: string }>(askSoon, [provider, sinceMs]));
+  return asked.length;
 }
 
 const countOpen: Statement = {

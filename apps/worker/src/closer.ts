@@ -1,18 +1,18 @@
 import type { Deadlines } from '@lapse/deadlines';
-import type { AttemptToAsk, ExpireAnswer, Orders } from '@lapse/orders';
+import type { AskDue, AttemptToAsk, ExpireAnswer, Orders } from '@lapse/orders';
 import { describeAttempt, type PaymentProvider, type Verdict } from '@lapse/payments';
 import { Counter, Gauge, periodic, type Log, type Metrics, type Service } from '@lapse/runtime';
 
 /** How often questions that are due by themselves are looked for, ms. */
 const lookEveryMs = 1000;
 
-/** Questions to providers at a time. More would only wait for each other, behind the limits of a provider. */
+/** Questions to a provider at a time. More would only wait for each other, behind its limits. */
 const laneCount = 20;
 
-/** Most questions that are claimed at a time. */
+/** Most questions that are claimed at a time. A provider gets the next ones when it has answered those that it has. */
 const claimLimit = 50;
 
-/** Most orders in hand: when a provider takes 8 s for each, the last is answered before its claim ends, after 45 s. */
+/** Most orders in hand for a provider: when it takes 8 s for each, the last is answered before its claim ends, after 45 s. */
 const maxInHand = 60;
 
 /** How long orders wait that are more than that, ms: in this time about as many are answered, at 25 a second. */
@@ -30,7 +30,7 @@ export interface Closer extends Service {
 /**
  * Before an order with an open payment attempt is cancelled, its provider closes the attempt and says what became of it:
  * nobody is charged for nothing. Orders are fenced and claimed by expiry; what is not answered here is found again by a
- * sweep. Any number of workers do this side by side.
+ * sweep. Any number of workers do this side by side. Each provider has lanes of its own: one that is slow holds up no other.
  */
 export function closer(options: {
   orders: Orders;
@@ -52,18 +52,39 @@ export function closer(options: {
     help: 'Payment attempts that could not be asked about, or whose verdict was not kept; asked again later',
     registers,
   });
+  const cancelled = new Counter({
+    name: 'lapse_closer_cancelled_total',
+    help: 'Orders that were cancelled after their payment providers had said that no money comes',
+    registers,
+  });
+  const failed = new Counter({
+    name: 'lapse_closer_failed_total',
+    help: 'Orders that the database refused to cancel after the verdict of their providers; the sweeper tries again',
+    registers,
+  });
   const inHandCount = new Gauge({
     name: 'lapse_closing_orders_in_hand',
     help: 'Orders whose payment providers are being asked by this worker',
     registers,
   });
-  const lanes = new Lanes(laneCount);
+  const lanes = new Map<string, Lanes>();
+  const lanesOf = (provider: string): Lanes => {
+    const known = lanes.get(provider) ?? new Lanes(laneCount);
+    lanes.set(provider, known);
+    return known;
+  };
   const inHand = new Set<string>();
   const letGo = (orderId: string): void => {
     inHand.delete(orderId);
     inHandCount.set(inHand.size);
   };
-  let isStopped = false;
+  /** How many orders wait for a provider's answer. */
+  const waiting = new Map<string, number>();
+  const countOf = (provider: string): number => waiting.get(provider) ?? 0;
+  const addTo = (attempts: readonly AttemptToAsk[], count: 1 | -1): void => {
+    for (const { provider } of attempts) waiting.set(provider, countOf(provider) + count);
+  };
+  const stopped = new AbortController();
   const underWay = new Set<Promise<void>>();
 
   /** Asks about one attempt, and keeps the answer. Says whether its order may be cancelled now. */
@@ -91,7 +112,9 @@ export function closer(options: {
 
   /** Asks about all attempts of an order at once; one that fails is asked again later. */
   const askAll = async (attempts: readonly AttemptToAsk[], how: 'look' | 'close'): Promise<boolean> => {
-    const asked = await Promise.allSettled(attempts.map((attempt) => ask(attempt, how)));
+    const asked = await Promise.allSettled(
+      attempts.map((attempt) => lanesOf(attempt.provider).run(() => ask(attempt, how))),
+    );
     for (const one of asked) {
       if (one.status === 'fulfilled') continue;
       errors.inc();
@@ -100,32 +123,94 @@ export function closer(options: {
     return asked.some((one) => one.status === 'fulfilled' && one.value);
   };
 
-  const closeOrders = async (orderIds: readonly string[]): Promise<void> => {
-    const byOrder = Map.groupBy(await orders.openAttempts(orderIds), ({ orderId }) => orderId);
-    await Promise.all(
-      orderIds.map((orderId) =>
-        lanes.run(async () => {
-          const isDue = await askAll(byOrder.get(orderId) ?? [], 'close');
-          letGo(orderId);
-          if (!isDue) return;
-          const answers = await orders.expire([orderId], 'worker');
-          log.debug({ orderId, answer: answers.get(orderId)?.answer }, 'order expired after its verdict');
-        }),
-      ),
-    );
+  const expire = async (orderId: string): Promise<void> => {
+    const answer = (await orders.expire([orderId], 'worker')).get(orderId);
+    log.debug({ orderId, answer: answer?.answer }, 'order looked at after its verdict');
+    if (answer?.answer === 'cancelled') cancelled.inc();
+    if (answer?.answer !== 'failed') return;
+    failed.inc();
+    log.error({ orderId, err: answer.error }, 'order could not be expired');
   };
 
-  const track = (work: Promise<void>, orderIds: readonly string[]): void => {
+  /** Asks about an order, and cancels it if no money can come. One that fails is none of the others' business. */
+  const closeOrder = async (orderId: string, attempts: readonly AttemptToAsk[]): Promise<void> => {
+    addTo(attempts, 1);
+    const isDue = await askAll(attempts, 'close');
+    addTo(attempts, -1);
+    letGo(orderId);
+    if (!isDue) return;
+    await expire(orderId).catch((error: unknown) => {
+      errors.inc();
+      log.warn({ err: error, orderId }, 'order was not expired after its verdict, the sweeper does it');
+    });
+  };
+
+  /** Asks about those of the orders for which their providers have room, and puts off the others. */
+  const closeOrders = async (orderIds: readonly string[]): Promise<void> => {
+    const open = await orders.openAttempts(orderIds).catch((error: unknown) => {
+      for (const orderId of orderIds) letGo(orderId);
+      throw error;
+    });
+    const byOrder = Map.groupBy(open, ({ orderId }) => orderId);
+    const now: Promise<void>[] = [];
+    const later = new Map<string, string[]>();
+    for (const orderId of orderIds) {
+      const attempts = byOrder.get(orderId) ?? [];
+      const full = attempts.find(({ provider }) => countOf(provider) >= maxInHand);
+      if (full === undefined) {
+        now.push(closeOrder(orderId, attempts));
+        continue;
+      }
+      const behind = later.get(full.provider) ?? [];
+      behind.push(orderId);
+      later.set(full.provider, behind);
+    }
+    for (const behind of later.values()) void track(putOff(behind), behind.length);
+    await Promise.all(now);
+  };
+
+  /** The farther behind, the later: they come back a few at a time. */
+  const putOff = async (orderIds: readonly string[]): Promise<void> => {
+    for (const orderId of orderIds) letGo(orderId);
+    for (let n = 0; n < orderIds.length; n += maxInHand)
+      await orders.putOffClosing(orderIds.slice(n, n + maxInHand), putOffMs * (1 + n / maxInHand));
+  };
+
+  /** Lets `stop` wait for something, and keeps its failure to itself. */
+  const track = (work: Promise<void>, count: number): Promise<void> => {
     const tracked = work
       .catch((error: unknown) => {
-        errors.inc(orderIds.length);
-        log.warn({ err: error, orderCount: orderIds.length }, 'payment providers could not be asked');
+        errors.inc(count);
+        log.warn({ err: error, count }, 'payment providers could not be asked');
       })
-      .finally(() => {
-        for (const orderId of orderIds) letGo(orderId);
-        underWay.delete(tracked);
-      });
+      .finally(() => underWay.delete(tracked));
     underWay.add(tracked);
+    return tracked;
+  };
+
+  /** Providers that have not answered all of the last questions that were due by themselves. They get no others. */
+  const busy = new Set<string>();
+  const askDue = async (provider: string, due: readonly AskDue[]): Promise<void> => {
+    await Promise.all(due.map((attempt) => askAll([attempt], attempt.how)));
+    busy.delete(provider);
+  };
+  const claimDue = async (): Promise<void> => {
+    for (let mayBeMore = true; mayBeMore && !stopped.signal.aborted;) {
+      const due = await orders.claimDueAsks(claimLimit, [...busy]);
+      mayBeMore = due.length === claimLimit;
+      for (const [provider, asks] of Map.groupBy(due, (attempt) => attempt.provider)) {
+        busy.add(provider);
+        const answered = track(askDue(provider, asks), asks.length);
+        // Those of other providers are looked for at once; more of its own when it has answered these.
+        if (mayBeMore) void answered.then(lookForDue).catch(() => undefined);
+      }
+    }
+  };
+  let claiming: Promise<void> | undefined;
+  /** One look at a time: two would claim twice as many. What fails is told of by the next one. */
+  const lookForDue = (): Promise<void> => {
+    claiming = (claiming ?? Promise.resolve()).catch(() => undefined).then(claimDue);
+    return claiming;
   };
 
   const periodically = periodic({
@@ -133,13 +218,7 @@ export function closer(options: {
     everyMs: lookEveryMs,
     log,
     onError: () => errors.inc(),
-    async task(stopped) {
-      for (let mayBeMore = true; mayBeMore && !stopped.aborted;) {
-        const due = await orders.claimDueAsks(claimLimit);
-        await Promise.all(due.map((attempt) => lanes.run(() => askAll([attempt], attempt.how))));
-        mayBeMore = due.length === claimLimit;
-      }
-    },
+    task: lookForDue,
   });
   return {
     ...periodically,
@@ -147,25 +226,18 @@ export function closer(options: {
       const fresh = [...answers].flatMap(([orderId, answer]) =>
         answer.answer === 'closing' && answer.isOurs && !inHand.has(orderId) ? [orderId] : [],
       );
-      if (fresh.length === 0 || isStopped) return;
-      const room = Math.max(0, maxInHand - inHand.size);
-      const now = fresh.slice(0, room);
-      const later = fresh.slice(room);
-      for (const orderId of now) inHand.add(orderId);
+      if (fresh.length === 0 || stopped.signal.aborted) return;
+      for (const orderId of fresh) inHand.add(orderId);
       inHandCount.set(inHand.size);
-      if (now.length > 0) track(closeOrders(now), now);
-      // The farther behind, the later: they come back a few at a time.
-      for (let n = 0; n < later.length; n += maxInHand)
-        track(orders.putOffClosing(later.slice(n, n + maxInHand), putOffMs * (1 + n / maxInHand)), []);
+      void track(closeOrders(fresh), fresh.length);
     },
     async stop() {
-      isStopped = true;
-      await periodically.stop();
+      stopped.abort();
       let timer: NodeJS.Timeout | undefined;
       const tooLong = new Promise((resolve) => {
         timer = setTimeout(resolve, stopWaitMs);
       });
-      await Promise.race([Promise.all(underWay), tooLong]);
+      await Promise.race([Promise.all([periodically.stop(), ...underWay]), tooLong]);
       clearTimeout(timer);
     },
   };

@@ -108,6 +108,8 @@ await runMain(async () => {
       databaseService({ database, url: settings.databaseUrl, dir: migrationsDir }),
       http,
       clock,
+      // Before those that fence orders, so that it stops after them: what they claimed in the end is asked about still.
+      close,
       deadlineWorker({
         redisUrl,
         log,
@@ -118,7 +120,6 @@ await runMain(async () => {
         partitions,
       }),
       sweep,
-      close,
       reminders({ redisUrl, orders, deadlines, log, metrics }),
       refunder({ orders, providers, log, metrics }),
       freezing,

@@ -1,4 +1,5 @@
 import type { Queryable, Statement } from '@lapse/runtime';
+import { isHolding } from './freeze.ts';
 
 const readPartitions: Statement = {
   name: 'pending_partitions',
@@ -25,9 +26,9 @@ export async function pendingPartitions(db: Queryable): Promise<number[]> {
   return rows.map(({ partition }) => partition);
 }
 
-/** How far expiry is behind. */
+/** How far expiry is behind. What waits for a payment provider, or for a thaw, is not late: expiry has done its part. */
 export interface Backlog {
-  /** Pending orders that are overdue; counted up to 10,000. */
+  /** Pending orders that are overdue, those that the brake holds among them; counted up to 10,000. */
   readonly overdueCount: number;
   /** How long the oldest of them has been overdue, ms. */
   readonly oldestOverdueMs: number;
@@ -36,15 +37,23 @@ export interface Backlog {
 const readOverdue: Statement = {
   name: 'backlog',
   text: `
-    with overdue as (
-      select expire_at from orders
+    with late as materialized (
+      select * from orders o
       -- A scalar subquery, so that the index is read no further than to now.
-      where status = 'pending_payment' and check_at <= (select clock_timestamp())
-      order by check_at
-      limit 10000
+      where o.status = 'pending_payment' and o.check_at <= (select clock_timestamp())
+      order by o.check_at
+      -- However much is frozen: a sweep reaches no further either.
+      limit 20000
+    ), overdue as (
+      select o.expire_at from late o
+      where o.open_attempt_count = 0 and not coalesce((
+        select true from freezes f
+        where f.kind = 'freeze' and f.state <> 'done' and ${isHolding}
+        limit 1
+      ), false)
     )
     select
-      count(*) as "overdueCount",
+      least(count(*), 10000) as "overdueCount",
       coalesce(extract(epoch from clock_timestamp() - min(expire_at)) * 1000, 0)::float8 as "oldestOverdueMs"
     from overdue`,
 };

@@ -71,7 +71,7 @@ export const isUnmovedBy = (f: FreezeColumn): string => `case ${f('kind')}
         end`;
 
 /** SQL: the freeze `f` holds the order `o`. Reads only the order's own row. */
-const isHolding = `case f.state
+export const isHolding = `case f.state
             when 'frozen' then ${isInScope(ofF)}
             when 'thawing' then ${isUnmovedBy(ofF)}
           end`;

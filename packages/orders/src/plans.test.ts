@@ -161,12 +161,13 @@ describe.each(['force_custom_plan', 'force_generic_plan'])('with 100,000 pending
     },
   );
 
-  test('the backlog reads overdue rows only', async () => {
+  test('the backlog reads overdue rows only, in the order of their index and no more than its bound', async () => {
     await single.orders.backlog();
     const paths = await planOf(single.database, 'execute backlog', cache);
-    expect(last(usersOf(paths, 'orders_due')[0] ?? [])).toMatchObject({
-      'Index Cond': expect.stringContaining('check_at'),
-    });
+    expect(seqScans(paths, 'orders')).toEqual([]);
+    const [scan] = usersOf(paths, 'orders_due');
+    expect(last(scan ?? [])).toMatchObject({ 'Index Cond': expect.stringContaining('check_at') });
+    expect(typesOf(scan)?.slice(-2)).toEqual(['Limit', 'Index Scan']);
   });
 
   test('old orders are read in the order of their ids, and removed by them', async () => {
@@ -178,7 +179,7 @@ describe.each(['force_custom_plan', 'force_generic_plan'])('with 100,000 pending
     const [scan] = usersOf(lock, 'orders_pkey');
     expect(typesOf(scan)?.slice(-3)).toEqual(['Limit', 'Result', 'Index Only Scan']);
     const ids = `'{${dueIds.join(',')}}'`;
-    const remove = await planOf(single.database, `execute retention_remove (${ids})`, cache);
+    const remove = await planOf(single.database, `execute retention_remove (${ids}, 1000)`, cache);
     expect(seqScans(remove, 'orders')).toEqual([]);
   });
 

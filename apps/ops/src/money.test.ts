@@ -190,6 +190,20 @@ test('a freeze of some orders is announced with its scope, and at the orders in 
   expect(thawing).toContain('<dd>thawing</dd>');
 });
 
+test('every freeze that is on is announced, however many there are', async () => {
+  const channels = Array.from({ length: 7 }, (_, n) => `channel-${n}`);
+  const ids: string[] = [];
+  for (const channel of channels)
+    ids.push((await ops.orders.freeze({ reason: 'many', actor: 'anna', scope: { channel } })).id);
+  ids.push((await ops.orders.freeze({ reason: 'of everybody', actor: 'anna' })).id);
+  const overview = await page('/');
+  for (const id of ids) await ops.orders.thaw(id, 'test');
+  while ((await ops.orders.thawStep(100)).state !== 'idle');
+
+  for (const channel of channels) expect(overview).toContain(`No order of channel ${channel} expires`);
+  expect(overview).toContain('<dd>frozen</dd>');
+});
+
 test('the orders that providers hold are listed, those held longest first, fifty a page', async () => {
   expect(await page('/held')).toContain('No provider holds an order.');
   const orders: Order[] = [];
@@ -228,6 +242,21 @@ test('the orders that providers hold are listed, those held longest first, fifty
 });
 
 describe('the work list', () => {
+  test('is counted on the overview, and red when something waits for more than a day', async () => {
+    await database.query(`update payments set resolution = 'dismiss', resolved_at = now(), resolved_by = 'test', note = 'x'
+      where listed_at is not null and resolved_at is null`);
+    expect(await page('/')).toMatch(/<dd><a href="\/work">0<\/a><\/dd>\s*<dd class="note">no money waits/);
+    const { payment: listed } = await aListed();
+    expect(await page('/')).toMatch(
+      /<div>\s*<dt>Work list<\/dt>\s*<dd><a href="\/work">1<\/a><\/dd>\s*<dd class="note">.* the oldest for \d/,
+    );
+    await database.query(`update payments set listed_at = listed_at - interval '25 hours' where id = $1`, [
+      listed.id,
+    ]);
+    expect(await page('/')).toMatch(/<div class="bad">\s*<dt>Work list<\/dt>/);
+    await decide(listed.id, { resolution: 'dismiss', note: 'seen to' });
+  });
+
   test('says why a payment is on it, and why its provider would not return it', async () => {
     const { payment: listed } = await aListed();
     const order = await place(ops);

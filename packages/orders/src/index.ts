@@ -95,6 +95,7 @@ import { adjustStock, listStock, readStock, setStock, type Stock, type StockAnsw
 import { thaw, thawStep, type ThawStep } from './thaw.ts';
 import { recordVerdict, type AttemptVerdict, type VerdictAnswer } from './verdict.ts';
 import { decideWork, type WorkAnswer, type WorkDecision } from './work.ts';
+import { measureWork, type WorkSize } from './work-size.ts';
 
 export type { AskDue, AttemptToAsk } from './asks.ts';
 export type { AttemptAnswer, AttemptRequest, HandOff, PaymentAttempt } from './attempts.ts';
@@ -200,6 +201,8 @@ export interface Orders {
   timeline(id: string): Promise<OrderEvent[]>;
   payments(orderId: string): Promise<Payment[]>;
   workList(page: { after?: WorkListCursor; limit: number }): Promise<Payment[]>;
+  /** How long the work list is, and since when. */
+  workSize(): Promise<WorkSize>;
 
   setStock(sku: string, onHand: number | null): Promise<StockAnswer>;
   adjustStock(sku: string, by: number): Promise<StockAnswer>;
@@ -305,6 +308,7 @@ export function createOrders(options: {
     timeline: (id) => readTimeline(db, id),
     payments: (orderId) => readOrderPayments(db, orderId),
     workList: (page) => listWork(db, page),
+    workSize: () => measureWork(db),
 
     setStock: (sku, onHand) => setStock(database, sku, onHand),
     adjustStock: (sku, by) => adjustStock(database, sku, by),

@@ -9,8 +9,11 @@ import type { Views } from '../views.ts';
 const newestCount = 10;
 const states = ['delayed', 'waiting', 'active', 'completed', 'failed'] as const;
 
-/** Most freezes that are announced. */
-const shownFreezes = 5;
+/** Most freezes that are read. All are announced: none that is on may be hidden. */
+const mostFreezes = 1000;
+
+/** From this age on money on the work list waits for too long, ms. */
+const longOnListMs = 86_400_000;
 
 /** How far overdue orders, refunds and attempts are counted. */
 const mostCounted = 10_000;
@@ -27,13 +30,14 @@ export function overviewPage(options: {
 
   router.get('/', async (_request, response) => {
     const partitions = board.partitions();
-    const [backlog, freezes, brake, held, alarms, refunds, newest, depths] = await Promise.all([
+    const [backlog, freezes, brake, held, alarms, refunds, work, newest, depths] = await Promise.all([
       orders.backlog(),
-      orders.activeFreezes(shownFreezes + 1),
+      orders.activeFreezes(mostFreezes),
       orders.activeBrake(),
       orders.heldAttempts(),
       orders.attemptAlarms(),
       orders.openRefunds(),
+      orders.workSize(),
       orders.list({ limit: newestCount }),
       deadlines.depths(partitions).catch(() => undefined),
     ]);
@@ -45,8 +49,7 @@ export function overviewPage(options: {
         overdue: upToMost(overdueCount),
         isOverdue: overdueCount > 0,
         oldestOverdue: duration(backlog.oldestOverdueMs),
-        freezes: freezes.slice(0, shownFreezes).map(freezeBanner),
-        hasMoreFreezes: freezes.length > shownFreezes,
+        freezes: freezes.map(freezeBanner),
         clock: clockOf(freezes, brake),
         brake: brake && brakeBanner(brake),
         held: {
@@ -60,6 +63,11 @@ export function overviewPage(options: {
           due: upToMost(refunds.due),
           sent: upToMost(refunds.sent),
           oldest: refunds.due + refunds.sent > 0 ? duration(refunds.oldestMs) : null,
+        },
+        work: {
+          count: upToMost(work.count),
+          oldest: work.count > 0 ? duration(work.oldestMs) : null,
+          isLong: work.oldestMs > longOnListMs,
         },
         delayed: delayedCount === undefined ? undefined : count(delayedCount),
         states,

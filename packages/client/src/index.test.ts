@@ -127,6 +127,14 @@ describe('a request', () => {
     expect(asked).toEqual(['GET /shop/lapse/v1/orders/1', 'GET /shop/lapse/v1/orders?status=paid&limit=2']);
   });
 
+  test('freezes, lists what was frozen, and thaws', async () => {
+    const { client, asked } = await clientOf(json(200, { data: [{ id: '1' }] }));
+    await client.freeze({ reason: 'stripe is down', scope: { provider: 'stripe' } });
+    expect(await client.freezes()).toEqual([{ id: '1' }]);
+    await client.thaw('1');
+    expect(asked).toEqual(['POST /v1/freezes', 'GET /v1/freezes', 'POST /v1/freezes/1/thaw']);
+  });
+
   test.each(['', '.', '..'])('for "%s", which would be another path, is not sent', async (name) => {
     const { client, asked } = await clientOf(json(200, { data: [] }));
     for (const call of [
@@ -134,6 +142,7 @@ describe('a request', () => {
       client.cancel(name),
       client.stock(name),
       client.setStock(name, 1),
+      client.thaw(name),
     ]) {
       expect(await rejectionOf(call)).toBeInstanceOf(RangeError);
     }

@@ -121,6 +121,33 @@ export interface AttemptWish {
   readonly returnUrl?: string;
 }
 
+/** Which orders a freeze is of: those that fit all that is given. Nothing: everybody's. */
+export interface FreezeScope {
+  readonly channel?: string;
+  readonly paymentMethod?: string;
+  /** Orders that had a payment attempt with this provider. */
+  readonly provider?: string;
+}
+
+/** A time in which the clock of pending orders stands still. */
+export interface Freeze {
+  readonly id: string;
+  /** `brake`: expiry held by itself, because too much was overdue. */
+  readonly kind: 'freeze' | 'brake';
+  /** `thawing`: the deadlines are being moved. */
+  readonly state: 'frozen' | 'thawing' | 'done';
+  readonly scope: FreezeScope;
+  readonly reason: string;
+  readonly actor: string;
+  readonly frozenAt: string;
+  readonly thawingAt: string | null;
+  readonly doneAt: string | null;
+  /** Who thawed it, or released the brake. */
+  readonly releasedBy: string | null;
+  /** What each order got from the release of a brake on, ms. */
+  readonly extendMs: number | null;
+}
+
 /** What a payment did. */
 export interface PaymentResult {
   readonly outcome: 'paid' | 'already_recorded' | 'duplicate' | 'late' | 'amount_mismatch';
@@ -248,6 +275,12 @@ export interface LapseClient {
   openAttempt(orderId: string, wish: AttemptWish): Promise<PaymentAttempt>;
   /** Oldest first. */
   attempts(orderId: string): Promise<readonly PaymentAttempt[]>;
+  /** Stops the clock of pending orders: none in scope is cancelled for time until the thaw. */
+  freeze(freeze: { reason: string; scope?: FreezeScope }): Promise<Freeze>;
+  /** Lets the clock go on: every deadline moves by the time it stood still. */
+  thaw(freezeId: string): Promise<Freeze>;
+  /** The newest freezes and brakes, and all that are not done; newest first. */
+  freezes(): Promise<readonly Freeze[]>;
 }
 
 /**
@@ -308,6 +341,9 @@ export function createClient(options: { baseUrl: string; apiKey: string; timeout
       const { data } = await call<Page<PaymentAttempt>>('GET', `${orderPath(id)}/payment-attempts`);
       return data;
     },
+    freeze: (freeze) => call('POST', freezesPath, freeze),
+    thaw: async (id) => call('POST', `${freezesPath}/${segment(id)}/thaw`),
+    freezes: async () => (await call<Pick<Page<Freeze>, 'data'>>('GET', freezesPath)).data,
   };
 }
 
@@ -340,6 +376,7 @@ function stockPath(sku: string): string {
 }
 
 const workList = '/v1/money/work';
+const freezesPath = '/v1/freezes';
 
 function workPath(paymentId: string): string {
   return `${workList}/${segment(paymentId)}`;

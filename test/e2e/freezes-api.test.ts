@@ -133,6 +133,27 @@ describe.concurrent('a thaw', () => {
   });
 });
 
+test('a freeze that is on is listed, however many newer ones are over', async () => {
+  const { client, database } = fleet;
+  const { id } = await client.freeze({ reason: 'the oldest', scope: { channel: 'long ago' } });
+  await database.query(`update freezes set frozen_at = frozen_at - interval '1 day' where id = $1`, [id]);
+  await database.query(
+    `insert into freezes (id, state, reason, actor, channel, frozen_at, thawing_at, thaw_xid, done_at)
+     select gen_random_uuid(), 'done', 'newer', 'test', 'over', now(), now(), pg_current_xact_id(), now()
+     from generate_series(1, 250)`,
+  );
+  const listed = await client.freezes();
+  expect(listed.filter(({ reason }) => reason === 'newer')).toHaveLength(200);
+  expect(listed.find((one) => one.id === id)).toMatchObject({
+    kind: 'freeze',
+    state: 'frozen',
+    scope: { channel: 'long ago' },
+    actor: 'api',
+  });
+  expect(await client.thaw(id)).toMatchObject({ id, state: 'thawing', releasedBy: 'api' });
+  await database.query(`delete from freezes where reason = 'newer'`);
+});
+
 test('the command line freezes a scope, and lists it', async () => {
   const scope = ['--channel', 'web', '--payment-method', 'card', '--provider', 'stripe'];
   const made = await lapse(fleet, 'freeze', ...scope, '--reason', 'stripe is down');

@@ -5,8 +5,8 @@ import { OperatorError } from '@lapse/runtime';
 /** How many freezes are listed, besides those that are not done. */
 const listedCount = 50;
 
-/** Of all times: each was made by a person or a brake, so there are few. An old one may still be frozen. */
-const allFreezes = (orders: Orders): Promise<Freeze[]> => orders.freezes(Number.MAX_SAFE_INTEGER);
+/** Those that are not done. */
+const activeFreezes = (orders: Orders): Promise<Freeze[]> => orders.activeFreezes(Number.MAX_SAFE_INTEGER);
 
 /** `lapse freeze`. */
 export async function freezeClock(
@@ -38,9 +38,7 @@ export async function thawClock(
   orders: Orders,
   { id, actor }: { id: string | undefined; actor: string },
 ): Promise<void> {
-  const frozen = (await allFreezes(orders)).filter(
-    ({ kind, state }) => kind === 'freeze' && state === 'frozen',
-  );
+  const frozen = (await activeFreezes(orders)).filter(({ state }) => state === 'frozen');
   const chosen = id === undefined ? frozen : frozen.filter((freeze) => freeze.id === id);
   if (chosen.length === 0) {
     throw new OperatorError(
@@ -59,8 +57,8 @@ async function untilMoved(orders: Orders, ids: ReadonlySet<string>): Promise<voi
   const startedAt = Date.now();
   let toldAt = startedAt;
   for (;;) {
-    const open = (await allFreezes(orders)).filter(({ id, state }) => ids.has(id) && state !== 'done');
-    if (open.length === 0) break;
+    const active = await activeFreezes(orders);
+    if (!active.some(({ id }) => ids.has(id))) break;
     if (Date.now() - toldAt > 5000) {
       toldAt = Date.now();
       console.log(`  still thawing after ${Math.round((toldAt - startedAt) / 1000)} s; does a worker run?`);
@@ -72,9 +70,7 @@ async function untilMoved(orders: Orders, ids: ReadonlySet<string>): Promise<voi
 
 /** `lapse freezes`. */
 export async function listFreezes(orders: Orders): Promise<void> {
-  const freezes = (await allFreezes(orders)).filter(
-    ({ state }, index) => index < listedCount || state !== 'done',
-  );
+  const freezes = await orders.freezes(listedCount);
   if (freezes.length === 0) console.log('There never was a freeze.');
   for (const { id, kind, state, scope, frozenAt, thawingAt, reason, actor, releasedBy } of freezes) {
     const until = thawingAt === null ? '…' : thawingAt.toISOString();

@@ -92,7 +92,7 @@ export const isFrozen = `(
         coalesce((select true from freezes f where f.state = 'frozen' and not ${hasScope} limit 1), false)
         or coalesce((
           select true from freezes f
-          where ${isHolding}
+          where f.state <> 'done' and ${isHolding}
           limit 1
         ), false)
       )`;
@@ -202,10 +202,14 @@ export async function findFreeze(db: Queryable, id: string): Promise<Freeze | un
 
 const readFreezes: Statement = {
   name: 'read_freezes',
-  text: `select ${freezeColumns} from freezes f order by f.frozen_at desc, f.id desc limit $1`,
+  text: `
+    select ${freezeColumns} from freezes f
+    where f.state <> 'done'
+      or f.id in (select newest.id from freezes newest order by newest.frozen_at desc, newest.id desc limit $1)
+    order by f.frozen_at desc, f.id desc`,
 };
 
-/** The newest freezes and brakes, newest first. */
+/** The newest `limit` freezes and brakes, and all that are not done, however old: newest first. */
 export function listFreezes(db: Queryable, limit: number): Promise<Freeze[]> {
   return db.query<Freeze>(readFreezes, [limit]);
 }

@@ -221,6 +221,7 @@ export interface Orders {
   activeFreezes(limit: number): Promise<Freeze[]>;
   /** The freezes that hold an order. */
   freezesOf(orderId: string): Promise<Freeze[]>;
+  /** The newest freezes and brakes, and all that are not done, the newest first. */
   freezes(limit: number): Promise<Freeze[]>;
   findFreeze(id: string): Promise<Freeze | undefined>;
   /** The brake that holds orders, if any. */

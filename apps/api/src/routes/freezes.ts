@@ -4,7 +4,7 @@ import { z } from 'zod';
 import { parse, parseBody, text, words } from '../parse.ts';
 import { Problem } from '../problem.ts';
 
-/** The newest freezes are shown, so many. */
+/** So many of the newest freezes are shown, and all that are not done. */
 const shownCount = 200;
 
 const freezeBody = z.strictObject({

@@ -277,6 +277,21 @@ describe.concurrent('a provider', () => {
     expect(elsewhere).toMatchObject({ state: 'open', url: null, instructions: expect.any(String) });
   });
 
+  test('that refuses what it did not answer before is asked to open another attempt at once', async () => {
+    const order = await shop.place();
+    script.set(order.id, { faultyCalls: ['open'], failShare: 1 });
+    await expect(shop.open(order.id)).rejects.toMatchObject({ status: 503, code: 'unavailable' });
+    const [opening] = await shop.fleet.client.attempts(order.id);
+    script.set(order.id, {});
+    shop.sandbox.setBehaviour({ failShare: 0, refuseToOpen: true }, opening?.id);
+    const opened = await shop.open(order.id);
+    expect(opened.state).toBe('open');
+    expect((await shop.fleet.client.attempts(order.id)).map(({ id, state }) => [id, state])).toEqual([
+      [opening?.id, 'refused'],
+      [opened.id, 'open'],
+    ]);
+  });
+
   test('that is not connected is named, beside those that are', async () => {
     const { id } = await shop.place();
     await expect(shop.fleet.client.openAttempt(id, { provider: 'nobody' })).rejects.toMatchObject({

@@ -257,6 +257,28 @@ describe('a due order with an open attempt', () => {
     expect(await shop.orders.attemptAlarms()).toEqual({ ...before, processing: before.processing + 1 });
   });
 
+  test('is alarmed about money on its way from its first word on, whatever is not answered in between', async () => {
+    const { attemptId } = await aFenced();
+    const say = (verdict: 'processing' | 'unknown' | 'open') =>
+      shop.orders.recordVerdict({ attemptId, verdict, actor: 'test' });
+    const alarmAt = async () => {
+      const { rows } = await shop.database.query<{ at: Date }>(
+        'select alarm_at as at from payment_attempts where id = $1',
+        [attemptId],
+      );
+      return rows[0]?.at;
+    };
+    await say('processing');
+    const first = await alarmAt();
+    await say('unknown');
+    expect(await alarmAt()).not.toEqual(first);
+    await say('processing');
+    expect(await alarmAt()).toEqual(first);
+    await say('open');
+    await say('processing');
+    expect(await alarmAt()).not.toEqual(first);
+  });
+
   test('that was paid while it was being closed is paid', async () => {
     const { orderId, attemptId } = await aFenced();
     const order = await shop.orders.find(orderId);

@@ -68,7 +68,13 @@ export interface AttemptRequest {
  * `order_closing`: the order's time is over, the providers are being asked. While its clock stands still it is not over.
  */
 export type AttemptAnswer =
-  | { readonly outcome: 'opening' | 'open'; readonly attempt: PaymentAttempt; readonly order: Order }
+  | {
+      readonly outcome: 'opening' | 'open';
+      readonly attempt: PaymentAttempt;
+      readonly order: Order;
+      /** It was begun by this call. */
+      readonly isNew: boolean;
+    }
   | { readonly outcome: 'not_pending' | 'order_closing'; readonly order: Order }
   | { readonly outcome: 'order_not_found' };
 
@@ -137,7 +143,7 @@ export function beginAttempt(database: Database, request: AttemptRequest): Promi
     if (!locked.isPending) return { outcome: 'not_pending', order };
     if (locked.isClosing) return { outcome: 'order_closing', order };
     if (open !== undefined)
-      return { outcome: open.state === 'open' ? 'open' : 'opening', attempt: open, order };
+      return { outcome: open.state === 'open' ? 'open' : 'opening', attempt: open, order, isNew: false };
     const [attempt] = await tx.query<PaymentAttempt>(insertAttempt, [
       uuidv7(),
       orderId,
@@ -148,7 +154,7 @@ export function beginAttempt(database: Database, request: AttemptRequest): Promi
       locked.isFrozen,
     ]);
     if (attempt === undefined) throw new Error('an attempt was not written');
-    return { outcome: 'opening', attempt, order };
+    return { outcome: 'opening', attempt, order, isNew: true };
   });
 }
 

@@ -348,6 +348,17 @@ describe('a freeze and the brake at once', () => {
     expect(await shop.orders.sweep(500, 'test')).toEqual(new Map());
   });
 
+  test('what the brake holds beside a freeze of some is not put off: released, it lapses', async () => {
+    await openShop({ overdue: 3 });
+    await shop.orders.freeze({ reason: 'test', actor: 'test', scope: { provider: 'bank' } });
+    await shop.database.query(`
+      insert into freezes (id, kind, reason, actor, frozen_at)
+      values ('01890000-0000-7000-8000-0000000000aa', 'brake', 'test', 'test', clock_timestamp())`);
+    expect(await shop.orders.sweep(10, 'test')).toEqual(new Map());
+    expect(await shop.orders.resume({ actor: 'test', extendMs: null })).toMatchObject({ outcome: 'resumed' });
+    expect((await shop.orders.sweep(10, 'test')).size).toBe(3);
+  });
+
   test('a freeze within the brake is given back, the brake is not', async () => {
     await openShop({ overdue: 1200 });
     const young = await place(shop.orders, { paymentWindowMs: hour });

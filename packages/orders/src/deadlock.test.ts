@@ -1,5 +1,5 @@
 import { createTestDatabase, waitFor } from '@lapse/devstack';
-import { createLog, openDatabase } from '@lapse/runtime';
+import { createLog, LockTimeout, openDatabase } from '@lapse/runtime';
 import { afterAll, beforeAll, expect, inject, test } from 'vitest';
 import type { Order } from './order.ts';
 import {
@@ -7,6 +7,7 @@ import {
   aPayment,
   expectConsistent,
   makeDue,
+  onePolicy,
   openTestOrders,
   type TestOrders,
   type TestProcess,
@@ -14,7 +15,8 @@ import {
 
 let shop: TestOrders;
 beforeAll(async () => {
-  shop = await openTestOrders();
+  // Late money takes stock, too, in the same batch as money for pending orders.
+  shop = await openTestOrders({ policies: onePolicy({ lateMoney: 'reinstate' }) });
   for (const sku of skus) await shop.orders.setStock(sku, 1_000_000);
 });
 afterAll(() => shop.close());
@@ -31,7 +33,16 @@ function shuffled<Item>(items: readonly Item[]): Item[] {
 
 test('batches that cross each other never deadlock', { timeout: runMs + 60_000 }, async () => {
   const processes = [shop.another(), shop.another(), shop.another()];
-  const counts = { placed: 0, paid: 0, expired: 0, swept: 0, cancelled: 0, adjusted: 0 };
+  const counts = {
+    placed: 0,
+    opened: 0,
+    paid: 0,
+    reinstated: 0,
+    expired: 0,
+    swept: 0,
+    cancelled: 0,
+    adjusted: 0,
+  };
   /** The newest orders: few enough that all processes are after the same ones. */
   let recent: Order[] = [];
 
@@ -66,6 +77,28 @@ test('batches that cross each other never deadlock', { timeout: runMs + 60_000 }
       );
       counts.paid += answers.filter(({ outcome }) => outcome === 'paid').length;
     },
+    async payLate({ orders }: TestProcess) {
+      // Those that were due lie among those that were not.
+      const lapsed = (await orders.list({ status: 'cancelled', limit: 40 })).orders;
+      const mixed = shuffled([...shuffled(lapsed).slice(0, 10), ...shuffled(recent).slice(0, 10)]);
+      const answers = await Promise.all(
+        mixed.map((order) => orders.pay(aPayment(order, { providerPaymentId: `late ${order.id}` }))),
+      );
+      const before = new Set(lapsed.map(({ id }) => id));
+      counts.reinstated += answers.filter(
+        (answer) => answer.outcome === 'paid' && before.has(answer.order.id),
+      ).length;
+    },
+    async open({ orders }: TestProcess) {
+      for (const order of shuffled(recent).slice(0, 3)) {
+        const wish = { orderId: order.id, handOffAs: 'url', returnUrl: null, actor: 'test' } as const;
+        for (const provider of shuffled(['bank', 'wallet'])) {
+          const begun = await orders.beginAttempt({ ...wish, provider });
+          if (begun.outcome === 'opening') counts.opened += 1;
+        }
+      }
+      await orders.requestReconcile({ provider: 'bank', sinceMs: null });
+    },
     async expire({ orders }: TestProcess) {
       const ids = shuffled(recent)
         .slice(0, 60)
@@ -94,7 +127,12 @@ test('batches that cross each other never deadlock', { timeout: runMs + 60_000 }
   await Promise.all(
     processes.flatMap((process) =>
       Object.values(loops).map(async (run) => {
-        while (performance.now() < endAt) await run(process);
+        while (performance.now() < endAt) {
+          await run(process).catch((error: unknown) => {
+            // Rows that all are after may be held for 2 s on a busy machine; a deadlock is counted all the same.
+            if (!(error instanceof LockTimeout)) throw error;
+          });
+        }
       }),
     ),
   );

@@ -9,7 +9,7 @@ import {
 } from '@lapse/runtime';
 import { claimMs } from './asks.ts';
 import { createBrake, isSuspicious, type Brake, type BrakeLimits } from './brake.ts';
-import { isFrozen, isPartlyFrozen, shareFreezeLock } from './freeze.ts';
+import { isFrozen, isPartlyFrozen, isWhollyFrozen, shareFreezeLock } from './freeze.ts';
 import { commitInHalves, isDataError } from './group-commit.ts';
 import { isoInstant } from './instant.ts';
 import { releaseHolds } from './release.ts';
@@ -162,7 +162,8 @@ const sweepDue = expireStatement(
 
 /**
  * Where some orders are frozen, those of them that are overdue are put off for about 5 minutes, so that they do not stand
- * before the others in each sweep. Their thaw moves them however far they were put off.
+ * before the others in each sweep. Their thaw moves them however far they were put off. While all stand still no sweep reads
+ * any, and what the brake holds is not moved by a thaw: nothing is put off then.
  */
 const putOffFrozen: Statement = {
   name: 'expire_put_off_frozen',
@@ -171,7 +172,7 @@ const putOffFrozen: Statement = {
       select date_trunc('milliseconds', clock_timestamp()) as at
     ), frozen as materialized (
       select o.id from orders o
-      where ${isPartlyFrozen} and ${isPending} and ${isOverdue} and ${isFrozen}
+      where ${isPartlyFrozen} and not ${isWhollyFrozen} and ${isPending} and ${isOverdue} and ${isFrozen}
       order by o.check_at
       limit 20000
       for no key update of o skip locked

@@ -1,6 +1,7 @@
 import { transaction, type Database, type Statement } from '@lapse/runtime';
 import { isoInstant } from './instant.ts';
 import { nextReminder } from './next-reminder.ts';
+import { askAgain } from './open-attempts.ts';
 import { orderColumns, toOrder, type Order, type OrderRow } from './order.ts';
 
 /** More time for a customer: from the old deadline on, or to an instant. */
@@ -65,8 +66,8 @@ const moveDeadline: Statement = {
         extension_count = o.extension_count + 1,
         extended_ms = o.extended_ms + round(extract(epoch from $2::timestamptz - o.deadline_at) * 1000)
       where o.id = $1 and o.status = 'pending_payment'
-      returning ${orderColumns}
-    ), logged as (
+      returning ${orderColumns}, o.open_attempt_count
+    ), ${askAgain('extended')}, logged as (
       insert into events (order_id, type, actor, at, data)
       select id, 'order.extended', $3, date_trunc('milliseconds', clock_timestamp()), jsonb_build_object(
         'from', ${isoInstant('$4::timestamptz')}, 'to', ${isoInstant('deadline_at')}

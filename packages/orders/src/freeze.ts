@@ -82,6 +82,9 @@ const hasScope = 'coalesce(f.channel, f.payment_method, f.provider) is not null'
 /** SQL: a freeze of some orders is on. Asks nothing of an order. */
 export const isPartlyFrozen = `exists (select from freezes f where f.state = 'frozen' and ${hasScope})`;
 
+/** SQL: a freeze or a brake of everybody is on. Asks nothing of an order. */
+export const isWhollyFrozen = `coalesce((select true from freezes f where f.state = 'frozen' and not ${hasScope} limit 1), false)`;
+
 /**
  * SQL: the clock of the row `o` stands still. Reads id, channel, payment_method, providers, created_at, expire_at and
  * thawed_through of `o`. Scalar subqueries, so that the planner makes no join of them that would lose the order of the
@@ -89,7 +92,7 @@ export const isPartlyFrozen = `exists (select from freezes f where f.state = 'fr
  * no orders (with 500,000 overdue it took a second to find each of them frozen).
  */
 export const isFrozen = `(
-        coalesce((select true from freezes f where f.state = 'frozen' and not ${hasScope} limit 1), false)
+        ${isWhollyFrozen}
         or coalesce((
           select true from freezes f
           where f.state <> 'done' and ${isHolding}

@@ -326,6 +326,47 @@ describe('the provider knows better than who told before:', () => {
     });
   });
 
+  test('what a person had dismissed as a slip pays the order that waits for it', async () => {
+    const order = await place(shop.orders);
+    const { id } = paymentOf(await shop.orders.pay(aPayment(order, { amount: 499 })));
+    await decide(id, 'dismiss');
+    expect(await shop.orders.pay(verified(order))).toMatchObject({
+      outcome: 'paid',
+      order: { status: 'paid' },
+      payment: { id, amount: 500, verified: true, outcome: 'paid', resolution: null },
+    });
+  });
+
+  test('what a person had dismissed comes back to a person where it pays nothing', async () => {
+    const order = await aCancelled();
+    const { id } = paymentOf(await shop.orders.pay(aPayment(order)));
+    await decide(id, 'dismiss');
+    for (let n = 0; n < 2; n += 1)
+      expect(await shop.orders.pay(verified(order))).toMatchObject({
+        outcome: 'already_recorded',
+        payment: { verified: true, listedFor: 'restated', resolution: null, refund: null },
+      });
+    expect(await isListed(id)).toBe(true);
+    await decide(id, 'refund');
+    const { rows } = await shop.database.query('select decisions from payments where id = $1', [id]);
+    expect(rows).toMatchObject([
+      {
+        decisions: [
+          { resolution: 'dismiss', actor: 'ann', note: 'because' },
+          { resolution: 'refund', actor: 'ann', note: 'because' },
+        ],
+      },
+    ]);
+  });
+
+  test('another amount than a person had accepted comes back to a person', async () => {
+    const order = await place(shop.orders);
+    const { id } = paymentOf(await shop.orders.pay(aPayment(order, { amount: 499 })));
+    expect(await decide(id, 'accept')).toMatchObject({ outcome: 'resolved', isPaid: true });
+    await shop.orders.pay(verified(order, { amount: 1 }));
+    expect(await isListed(id)).toBe(true);
+  });
+
   test('also where a person had decided already, once', async () => {
     const [wrong, right] = [await aCancelled(), await place(shop.orders)];
     const { id } = paymentOf(await shop.orders.pay(aPayment(wrong)));
@@ -427,12 +468,67 @@ describe('a refund', () => {
   });
 
   test('that was confirmed and comes back from the bank days later is shown to a person', async () => {
-    const { paymentId, refundId } = await aRefund();
+    const { order, paymentId, refundId } = await aRefund();
     await record(refundId, { state: 'confirmed', providerRefundId: `re ${refundId}`, actor });
     expect(await record(refundId, { state: 'refused', reason: 'account closed', actor })).toBe('failed');
     expect(await isListed(paymentId)).toBe(true);
     const providerRefundId = `re ${refundId}`;
-    expect(await record(refundId, { state: 'confirmed', providerRefundId, actor })).toBeUndefined();
+    const again = { state: 'confirmed', providerRefundId, actor } as const;
+    expect(await record(refundId, again)).toBeUndefined();
+    // Nor does it end the refund that a person sends instead.
+    await decide(paymentId, 'refund');
+    expect(await record(refundId, again)).toBeUndefined();
+    const [due] = await shop.orders.payments(order.id);
+    expect(due?.refund).toMatchObject({ state: 'due' });
+  });
+
+  test('that was refused, and had arrived all the same, leaves the work list', async () => {
+    const { order, paymentId, refundId } = await aRefund();
+    await record(refundId, { state: 'refused', reason: 'no balance', actor });
+    const confirmed = { state: 'confirmed', providerRefundId: `re ${refundId}`, actor } as const;
+    expect(await record(refundId, confirmed)).toBe('confirmed');
+    expect(await isListed(paymentId)).toBe(false);
+    const [payment] = await shop.orders.payments(order.id);
+    expect(payment).toMatchObject({
+      resolution: 'refund',
+      resolvedBy: actor,
+      refund: { state: 'confirmed' },
+    });
+    expect((await types(order.id)).slice(-2)).toEqual(['refund.failed', 'refund.confirmed']);
+  });
+
+  test('that was refused and that a person has seen to stays as it is', async () => {
+    const { paymentId, refundId } = await aRefund();
+    await record(refundId, { state: 'refused', reason: 'no balance', actor });
+    await decide(paymentId, 'dismiss');
+    const confirmed = { state: 'confirmed', providerRefundId: `re ${refundId}`, actor } as const;
+    expect(await record(refundId, confirmed)).toBeUndefined();
+  });
+
+  test('is not failed by the failure of another one that its provider made before', async () => {
+    const { refundId } = await aRefund();
+    await record(refundId, { state: 'sent', providerRefundId: 're second', actor });
+    const failed = { state: 'refused', reason: 'closed account', actor } as const;
+    expect(await record(refundId, { ...failed, providerRefundId: 're first' })).toBeUndefined();
+    expect(await record(refundId, { ...failed, providerRefundId: 're second' })).toBe('failed');
+  });
+
+  test('that is sent again under a new key while it is told to have arrived is not sent again', async () => {
+    const { order, paymentId, refundId } = await aRefund();
+    await record(refundId, { state: 'refused', reason: 'no balance', actor });
+    const session = await shop.database.connect();
+    await session.query('begin');
+    await session.query('select from orders where id = $1 for update', [order.id]);
+    const decided = decide(paymentId, 'refund');
+    await waitFor(async () => (await waitingCount(shop.database)) > 0, { what: 'the person to wait' });
+    const told = record(refundId, { state: 'confirmed', providerRefundId: `re ${refundId}`, actor });
+    await waitFor(async () => (await waitingCount(shop.database)) > 1, { what: 'the provider to wait' });
+    await session.query('commit');
+    session.release();
+    expect(await decided).toMatchObject({ outcome: 'resolved' });
+    expect(await told).toBe('confirmed');
+    const [payment] = await shop.orders.payments(order.id);
+    expect(payment?.refund).toMatchObject({ state: 'confirmed' });
   });
 
   test('that was not answered is tried again, and knows since when it may have arrived', async () => {
@@ -555,6 +651,33 @@ describe('a person', () => {
     await session.query('commit');
     session.release();
     expect(await decided).toMatchObject({ outcome: 'resolved', payment: { resolution: 'dismiss' } });
+  });
+
+  test('waits for the order that its money gets at that moment', async () => {
+    const order = await aCancelled();
+    const { id } = paymentOf(
+      await shop.orders.pay(verified(order, { orderId: null, providerPaymentId: 'of nobody' })),
+    );
+    const session = await shop.database.connect();
+    await session.query('begin');
+    await session.query('select from payments where id = $1 for update', [id]);
+    const decided = decide(id, 'accept');
+    await waitFor(async () => (await waitingCount(shop.database)) > 0, { what: 'the person to wait' });
+    await session.query(
+      `update payments set order_id = $2, outcome = 'late', listed_for = 'policy' where id = $1`,
+      [id, order.id],
+    );
+    const other = await shop.database.connect();
+    await other.query('begin');
+    // Not for update: the payment that names it keeps its key.
+    await other.query('select from orders where id = $1 for no key update', [order.id]);
+    await session.query('commit');
+    session.release();
+    // Holding no lock of the order it would go on.
+    await waitFor(async () => (await waitingCount(shop.database)) > 0, { what: 'the person to wait again' });
+    await other.query('commit');
+    other.release();
+    expect(await decided).toMatchObject({ outcome: 'resolved', isPaid: true });
   });
 
   test('sends back what nobody verified', async () => {

@@ -2,14 +2,38 @@
 const askBeforeMs = 60_000;
 
 /**
- * SQL: when the provider of an open attempt of `o` is asked by itself; null where the deadline is near. Where there is none
- * it is asked once a day.
+ * SQL: when the provider of an open attempt of an order is asked by itself; null where the deadline is near. Where it is far
+ * away, or there is none, it is asked once a day: its page may be gone, and the notice of that lost.
+ *
+ * @param expireAt SQL: when the order expires
  */
-export const nextAsk = (now: string): string => `case
-        when o.expire_at = 'infinity' then ${now} + interval '1 day'
-        when o.expire_at - interval '${askBeforeMs} ms' > ${now}
-          then o.expire_at - interval '${askBeforeMs} ms'
+export const nextAsk = (now: string, expireAt = 'o.expire_at'): string => `case
+        when ${expireAt} - interval '${askBeforeMs} ms' > ${now}
+          then least(${expireAt} - interval '${askBeforeMs} ms', ${now} + interval '1 day')
       end`;
+
+/**
+ * CTE that has the providers of open attempts asked again about orders whose time was over, or nearly, and goes on. It needs a
+ * CTE of the orders with its columns `id`, `expire_at` and `open_attempt_count`.
+ *
+ * @param moved name of the CTE whose rows have a new deadline
+ */
+export const askAgain = (moved: string): string => `
+  to_ask_again as materialized (
+    select a.id, ${nextAsk('clock_timestamp()', `${moved}.expire_at`)} as ask_at
+    from ${moved}
+    -- One by one, see readOrders.
+    cross join lateral (
+      select * from payment_attempts a
+      where a.order_id = ${moved}.id and a.ended_at is null and a.ask_at is null
+      order by a.id
+      limit 100
+      for no key update
+    ) as a
+    where ${moved}.open_attempt_count > 0
+  ), asked_again as (
+    update payment_attempts a set ask_at = to_ask_again.ask_at from to_ask_again where a.id = to_ask_again.id
+  )`;
 
 /**
  * CTE that has the attempts of settled orders closed by the workers: nobody shall pay again. It needs a CTE of the orders
@@ -18,10 +42,15 @@ export const nextAsk = (now: string): string => `case
  * @param settled name of the CTE whose rows were settled
  */
 export const closeAttempts = (settled: string): string => `
-  superseded as (
+  superseded as materialized (
+    select a.id from ${settled} join payment_attempts a on a.order_id = ${settled}.id
+    where ${settled}.open_attempt_count > 0 and a.ended_at is null
+    order by a.id
+    for no key update of a
+  ), closed_soon as (
     update payment_attempts a set ask_at = clock.at
-    from ${settled} cross join clock
-    where ${settled}.open_attempt_count > 0 and a.order_id = ${settled}.id and a.ended_at is null
+    from superseded cross join clock
+    where a.id = superseded.id and a.ended_at is null
   )`;
 
 /**

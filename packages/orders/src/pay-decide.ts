@@ -56,7 +56,8 @@ export interface Capture {
   readonly currency: string;
   readonly listedFor: ListReason | null;
   readonly goesBack: boolean;
-  readonly isResolved: boolean;
+  /** What a person decided about it. */
+  readonly resolution: 'refund' | 'accept' | 'dismiss' | null;
 }
 
 /** What to do about one payment of a batch, and what to answer. */
@@ -130,7 +131,7 @@ export function decideBatch(
       currency,
       listedFor: decision.listedFor,
       goesBack: decision.does === 'refund',
-      isResolved: false,
+      resolution: null,
     });
     if (order !== undefined && (decision.does === 'pay' || decision.does === 'reinstate'))
       orders.set(order.id, { ...order, status: 'paid', cancelReason: null });
@@ -140,21 +141,29 @@ export function decideBatch(
 
 /** What is known of a capture by what amended it. What lists it asks anew, whoever has decided. */
 function known({ listedFor, ...amended }: Amendment): Partial<Capture> {
-  return listedFor === null ? amended : { ...amended, listedFor, isResolved: false };
+  return listedFor === null ? amended : { ...amended, listedFor, resolution: null };
 }
 
 /**
- * Whether a capture that was told before is to be decided anew: nobody has decided about it, it paid nothing, and now the
- * provider itself tells of it, or tells which order it was for.
+ * Whether a capture that was told before is to be decided anew: it paid nothing and goes nowhere, and now the provider itself
+ * tells of it, or tells which order it was for. What a person dismissed goes nowhere by itself, but it pays an order that
+ * waits for it.
  */
 function isDoubtful(earlier: Capture, request: PayRequest, order: LockedOrder | undefined): boolean {
-  if (!request.verified || isDecided(earlier) || earlier.outcome === 'paid') return false;
-  if (earlier.orderId === null) return order !== undefined;
-  return !earlier.verified && earlier.orderId === request.orderId;
+  const { verified, amount, currency } = request;
+  if (!verified || earlier.outcome === 'paid' || earlier.goesBack) return false;
+  if (earlier.orderId === null) return earlier.resolution === null && order !== undefined;
+  const isWaitedFor =
+    order?.status === 'pending_payment' && order.amount === amount && order.currency === currency;
+  const isOpen = earlier.resolution === null || (earlier.resolution === 'dismiss' && isWaitedFor);
+  return !earlier.verified && earlier.orderId === request.orderId && isOpen;
 }
 
-/** A person decided about it, or is to decide about its way back. */
-const isDecided = ({ isResolved, goesBack }: Capture): boolean => isResolved || goesBack;
+/** Whether a person must know what a provider says of a capture that only the shop had told of. */
+function mustBeTold({ resolution, goesBack, ...was }: Capture, now: PayRequest): boolean {
+  if (goesBack) return false;
+  return resolution === 'dismiss' || now.amount !== was.amount || now.currency !== was.currency;
+}
 
 /** The answer where the same capture was told before. */
 function answerRepeat(draft: Draft, earlier: Capture, order: LockedOrder | undefined): Verdict {
@@ -179,8 +188,7 @@ function answerRepeat(draft: Draft, earlier: Capture, order: LockedOrder | undef
     paymentId: earlier.id,
   } as const;
   if (!isNews) return repeat;
-  const isSame = amount === earlier.amount && currency === earlier.currency;
-  const listedFor = isSame || isDecided(earlier) ? null : 'restated';
+  const listedFor = mustBeTold(earlier, request) ? 'restated' : null;
   return { ...repeat, amend: { id: earlier.id, verified, amount, currency, listedFor, actor } };
 }
 

@@ -31,7 +31,7 @@ const recordPayments: Statement = {
       update payments p set
         order_id = told."orderId", amount = told.amount, currency = told.currency, outcome = told.outcome,
         verified = told.verified, goes_back = told."does" = 'refund', listed_at = case when "listedFor" is not null then clock.at end,
-        listed_for = "listedFor"
+        listed_for = "listedFor", resolution = null, resolved_at = null, resolved_by = null
       from told cross join clock
       where told."isRestated" and p.id = told.id
     ), paid as (

@@ -52,7 +52,7 @@ const readCaptures: Statement = {
     select
       p.id, p.order_id as "orderId", p.provider, p.provider_payment_id as "providerPaymentId", p.outcome, p.verified,
       p.amount, p.currency, p.listed_for as "listedFor", p.goes_back as "goesBack",
-      p.resolution is not null as "isResolved"
+      p.resolution
     from (
       select distinct provider, provider_payment_id
       from unnest($1::text[], $2::text[]) as told (provider, provider_payment_id)
@@ -115,8 +115,9 @@ async function commitPayments(
     const order = orderById.get(request.orderId ?? '');
     return order?.status === 'cancelled' && policyWish(order, request).does === 'reinstate' ? [order.id] : [];
   });
+  const pending = orders.flatMap(({ id, status }) => (status === 'pending_payment' ? [id] : []));
   // Mostly there are none.
-  const shelf = await lockShelf(tx, lapsed);
+  const shelf = await lockShelf(tx, lapsed, pending);
   const decide = (order: LockedOrder, request: PayRequest): Decision => {
     const decision = policyWish(order, request);
     if (decision.does !== 'reinstate') return decision;

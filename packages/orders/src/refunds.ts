@@ -1,4 +1,4 @@
-import { transaction, type Database, type Queryable, type Statement, type Transaction } from '@lapse/runtime';
+import { transaction, type Database, type Queryable, type Statement } from '@lapse/runtime';
 import { claimMs } from './asks.ts';
 import { refundColumns, type Refund } from './refund-row.ts';
 
@@ -54,7 +54,9 @@ export function claimRefunds(database: Database, limit: number): Promise<RefundT
 /** What a provider said of a refund. */
 export type RefundVerdict = { readonly actor: string } & (
   | { readonly state: 'sent' | 'confirmed'; readonly providerRefundId: string }
-  | { readonly state: 'refused' | 'unknown'; readonly reason: string }
+  | { readonly state: 'unknown'; readonly reason: string }
+  /** `providerRefundId`: the one that it refused or that failed, where it says; of another than is known here it tells nothing. */
+  | { readonly state: 'refused'; readonly reason: string; readonly providerRefundId?: string }
 );
 
 /** Names a refund: by our id, or by the provider's. */
@@ -88,7 +90,7 @@ const save: Statement = {
       select date_trunc('milliseconds', clock_timestamp()) as at
     ), known as materialized (
       -- Its order is locked by an earlier statement.
-      select id, sent_at from refunds where id = $1
+      select id, sent_at, state from refunds where id = $1
     ), saved as (
       update refunds r set
         state = case $2 when 'unknown' then r.state when 'refused' then 'failed' else $2 end,
@@ -96,6 +98,7 @@ const save: Statement = {
         sent_at = case when $2 in ('sent', 'confirmed') then coalesce(r.sent_at, clock.at) else r.sent_at end,
         confirmed_at = case when $2 = 'confirmed' then clock.at end,
         failed_at = case when $2 = 'refused' then clock.at end,
+        came_back_at = case when r.state = 'confirmed' then clock.at else r.came_back_at end,
         last_reason = $4,
         try_at = case $2
           -- Its end is told by a webhook; where that is lost, by a question.
@@ -105,9 +108,20 @@ const save: Statement = {
             + least(interval '1 second' * 2 ^ least(r.try_count, 12), interval '1 hour') * (0.75 + random() * 0.5)
         end
       from known cross join clock
-      -- A bank may send money back days after the provider thought that it had arrived.
-      where r.id = known.id and (r.state in ('due', 'sent') or r.state = 'confirmed' and $2 = 'refused')
-      returning r.id, r.payment_id, r.state, r.provider_refund_id, known.sent_at is null as is_first
+      where r.id = known.id and (
+        r.state in ('due', 'sent')
+        -- A bank may send money back days after the provider thought that it had arrived.
+        or r.state = 'confirmed' and $2 = 'refused'
+        -- And a provider may have refused what was done already. Once a person has decided again it is too late to know.
+        or r.state = 'failed' and $2 = 'confirmed' and r.came_back_at is null
+          and exists (select from payments p where p.id = r.payment_id and p.resolved_at is null)
+      ) and not ($2 = 'refused' and coalesce($3 <> r.provider_refund_id, false))
+      returning r.id, r.payment_id, r.state, r.provider_refund_id, known.sent_at is null as is_first,
+        known.state = 'failed' as was_failed
+    ), unlisted as (
+      update payments p set resolution = 'refund', resolved_at = clock.at, resolved_by = $5
+      from saved cross join clock
+      where p.id = saved.payment_id and saved.was_failed
     ), listed as (
       -- The provider refused: a person must see to it, also where one has decided that it goes back.
       update payments p set
@@ -126,7 +140,8 @@ const save: Statement = {
 };
 
 /**
- * Keeps what a provider said of a refund. Of one that has ended only this counts: that it failed after all.
+ * Keeps what a provider said of a refund. Of one that has ended only this counts: that it failed after all; or that it
+ * arrived, where a person has not decided yet what becomes of one that was refused.
  *
  * @returns the state it is in now; undefined where there is no such refund, or it had ended
  */
@@ -136,38 +151,24 @@ export function recordRefund(
   verdict: RefundVerdict,
 ): Promise<Refund['state'] | undefined> {
   return transaction(database, async (tx) => {
-    const locked =
-      'refundId' in name ? await lockNamed(tx, name.refundId, verdict.state) : await lockTold(tx, name);
-    if (locked === undefined) return undefined;
-    const [saved] = await tx.query<{ state: Refund['state'] }>(save, [
-      locked.id,
-      verdict.state,
-      'providerRefundId' in verdict ? verdict.providerRefundId : null,
-      'reason' in verdict ? verdict.reason : null,
-      verdict.actor,
-    ]);
-    return saved?.state;
+    const keep = async (lock: Statement, values: readonly string[]): Promise<Refund['state'] | undefined> => {
+      const [locked] = await tx.query<{ id: string }>(lock, values);
+      if (locked === undefined) return undefined;
+      const [saved] = await tx.query<{ state: Refund['state'] }>(save, [
+        locked.id,
+        verdict.state,
+        'providerRefundId' in verdict ? verdict.providerRefundId : null,
+        'reason' in verdict ? verdict.reason : null,
+        verdict.actor,
+      ]);
+      return saved?.state;
+    };
+    if (!('refundId' in name)) return keep(lockByProvider, [name.provider, name.providerRefundId]);
+    const kept = await keep(lockById, [name.refundId]);
+    if (kept !== undefined || verdict.state !== 'confirmed') return kept;
+    // Of one under which it was sent before, also until a moment ago, only this counts: that it arrived after all.
+    return keep(lockByFormerId, [name.refundId]);
   });
-}
-
-/** Locks a refund by our id. Of one under which it was sent before only this counts: that it arrived after all. */
-async function lockNamed(
-  tx: Transaction,
-  refundId: string,
-  state: RefundVerdict['state'],
-): Promise<{ id: string } | undefined> {
-  const [named] = await tx.query<{ id: string }>(lockById, [refundId]);
-  if (named !== undefined || state !== 'confirmed') return named;
-  const [former] = await tx.query<{ id: string }>(lockByFormerId, [refundId]);
-  return former;
-}
-
-async function lockTold(
-  tx: Transaction,
-  { provider, providerRefundId }: { provider: string; providerRefundId: string },
-): Promise<{ id: string } | undefined> {
-  const [told] = await tx.query<{ id: string }>(lockByProvider, [provider, providerRefundId]);
-  return told;
 }
 
 const askSoon: Statement = {

@@ -98,6 +98,31 @@ describe('what stays, however old:', () => {
     expect(await removeAll()).toBe(1);
   });
 
+  test('an order whose money came, or went back, lately', async () => {
+    const [late, returned, gone] = [
+      await place(shop.orders),
+      await place(shop.orders),
+      await place(shop.orders),
+    ];
+    for (const order of [late, returned, gone]) {
+      await cancel(order);
+      await pay(order, { verified: true });
+      const [payment] = await shop.orders.payments(order.id);
+      const confirmed = { state: 'confirmed', providerRefundId: order.id, actor: 'test' } as const;
+      await shop.orders.recordRefund({ refundId: payment?.refund?.id ?? '' }, confirmed);
+    }
+    const hourLater = async (table: string, column: string, condition: string, orderId: string) => {
+      await shop.database.query(
+        `update ${table} set ${column} = ${column} + interval '1 hour' where ${condition}`,
+        [orderId],
+      );
+    };
+    await hourLater('payments', 'recorded_at', 'order_id = $1', late.id);
+    await hourLater('refunds', 'confirmed_at', 'provider_refund_id = $1::text', returned.id);
+    expect(await removeAll()).toBe(1);
+    expect(await idsIn('orders')).toEqual([late.id, returned.id].toSorted());
+  });
+
   test('an old order that was paid lately', async () => {
     const [old, young] = [await place(shop.orders), await place(shop.orders)];
     await cancel(old);

@@ -68,6 +68,10 @@ const reasonsToKeep: readonly string[] = [
   // Money on its way back.
   `select from payments p join refunds r on r.payment_id = p.id
    where p.order_id = old.id and r.state in ('due', 'sent')`,
+  // Money that came or went later than that: its bank may send it back, its provider may tell of it again.
+  `select from payments p left join refunds r on r.payment_id = p.id
+   where p.order_id = old.id
+     and greatest(p.recorded_at, r.confirmed_at) > clock_timestamp() - $2::float8 * interval '1 ms'`,
   // Money that may still come.
   'select from payment_attempts a where a.order_id = old.id and a.ended_at is null',
 ];
@@ -126,7 +130,9 @@ export function removeSettled(database: Database, request: RemovalRequest): Prom
     const [page] = await tx.query<LockedPage>(lockPage, [olderThanMs, after ?? theFirst, limit]);
     if (page?.isOurs !== true) return { state: 'busy' };
     const [removed] =
-      page.ids.length === 0 ? [] : await tx.query<{ removedCount: number }>(removeLocked, [page.ids]);
+      page.ids.length === 0
+        ? []
+        : await tx.query<{ removedCount: number }>(removeLocked, [page.ids, olderThanMs]);
     return {
       state: 'done',
       removedCount: removed?.removedCount ?? 0,

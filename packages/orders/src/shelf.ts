@@ -7,10 +7,14 @@ const lockItsStock: Statement = {
   text: `
     with wanted as materialized (
       select id, items from orders where id = any ($1::uuid[])
+    ), touched as materialized (
+      select items from wanted
+      union all
+      select items from orders where id = any ($2::uuid[])
     ), locked as materialized (
       select s.sku, s.on_hand as "onHand", s.held from stock s
       where s.sku in (
-        select item.sku from wanted cross join lateral jsonb_to_recordset(wanted.items) as item (sku text)
+        select item.sku from touched cross join lateral jsonb_to_recordset(touched.items) as item (sku text)
       )
       order by s.sku
       for no key update
@@ -31,10 +35,19 @@ export interface Shelf {
   take(orderId: string): boolean;
 }
 
-/** Locks the stock of cancelled orders that may be reinstated. */
-export async function lockShelf(tx: Transaction, orderIds: readonly string[]): Promise<Shelf> {
+/**
+ * Locks the stock of cancelled orders that may be reinstated.
+ *
+ * @param beside orders that are paid together with them. Their stock is locked, too, at once: locked later it would be out
+ *   of the order of all locks
+ */
+export async function lockShelf(
+  tx: Transaction,
+  orderIds: readonly string[],
+  beside: readonly string[] = [],
+): Promise<Shelf> {
   if (orderIds.length === 0) return { take: () => false };
-  const [found] = await tx.query<Reinstatable>(lockItsStock, [orderIds]);
+  const [found] = await tx.query<Reinstatable>(lockItsStock, [orderIds, beside]);
   if (found === undefined) throw new Error('stock could not be read');
   const itemsById = new Map(found.orders.map(({ id, items }) => [id, items]));
   const levels = new Map(found.stock.map(({ sku, ...level }): [string, StockLevel] => [sku, level]));

@@ -12,6 +12,7 @@ import {
 } from './freeze.ts';
 import { isoInstant } from './instant.ts';
 import { nextReminder } from './next-reminder.ts';
+import { askAgain } from './open-attempts.ts';
 
 const beginThaw: Statement = {
   name: 'thaw',
@@ -122,10 +123,10 @@ const movePage: Statement = {
         thawed_through = thaw.thawing_at
       from given_back cross join thaw
       where o.id = given_back.id and o.status = 'pending_payment'
-      returning o.id as "orderId", o.partition, o.created_at as "createdAt", o.expire_at as "expireAt",
+      returning o.id, o.expire_at, o.open_attempt_count, o.id as "orderId", o.partition, o.created_at as "createdAt", o.expire_at as "expireAt",
         o.remind_at as "remindAt", o.deadline_at, given_back.still, given_back.deadline_at as deadline_before,
         given_back.check_at as "checkedAt"
-    ), logged as (
+    ), ${askAgain('moved')}, logged as (
       insert into events (order_id, type, actor, at, data)
       select
         "orderId",

@@ -69,7 +69,16 @@ const noteVerdict: Statement = {
       update payment_attempts a set
         verdict = $2,
         verdict_since = case when a.verdict = $2 then a.verdict_since else clock.at end,
-        alarm_at = case when a.verdict = $2 then a.alarm_at else clock.at + $4 * interval '1 ms' end,
+        -- Money on its way stays so while its provider does not answer.
+        processing_since = case $2
+          when 'processing' then coalesce(a.processing_since, clock.at)
+          when 'unknown' then a.processing_since
+        end,
+        alarm_at = case
+          when $2 = 'processing' then coalesce(a.processing_since, clock.at) + $4 * interval '1 ms'
+          when a.verdict = $2 then a.alarm_at
+          else clock.at + $4 * interval '1 ms'
+        end,
         verdict_reason = $3,
         ask_count = case when a.verdict = $2 then a.ask_count + 1 else 1 end,
         ask_at = case

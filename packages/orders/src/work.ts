@@ -1,5 +1,6 @@
 import { transaction, type Database, type Statement, type Transaction } from '@lapse/runtime';
 import { v7 as uuidv7 } from 'uuid';
+import { isoInstant } from './instant.ts';
 import { closeAttempts } from './open-attempts.ts';
 import { readPayments, type Payment } from './payments.ts';
 import { sellItems } from './sell.ts';
@@ -37,7 +38,7 @@ const lockPayment: Statement = {
       where o.id = (select order_id from payments where id = $1)
       for no key update
     )
-    select from payments p
+    select (select id from its_order) as "orderId" from payments p
     left join its_order o on true
     where p.id = $1
     for no key update of p`,
@@ -73,6 +74,9 @@ const resolve: Statement = {
     ), resolved as (
       update payments p set
         resolution = $2, resolved_at = clock.at, resolved_by = $3, note = $4,
+        decisions = p.decisions || jsonb_strip_nulls(jsonb_build_object(
+          'resolution', $2::text, 'actor', $3::text, 'at', ${isoInstant('clock.at')}, 'note', $4::text
+        )),
         goes_back = p.goes_back or $2 = 'refund', outcome = case when $5::boolean then 'paid' else p.outcome end
       from clock
       where p.id = $1
@@ -89,7 +93,10 @@ const resolve: Statement = {
       where $2 = 'refund'
       -- One that was refused. A refusal may be final for its idempotency key: it goes under a new one.
       on conflict (payment_id) do update set
-        id = excluded.id, former_ids = array_append(r.former_ids, r.id), state = 'due', actor = excluded.actor, try_at = excluded.try_at, failed_at = null,
+        id = excluded.id,
+        -- One that had arrived and came back says nothing any more.
+        former_ids = case when r.came_back_at is null then array_append(r.former_ids, r.id) else r.former_ids end,
+        came_back_at = null, state = 'due', actor = excluded.actor, try_at = excluded.try_at, failed_at = null,
         provider_refund_id = null, first_sent_at = null, sent_at = null, try_count = 0, last_reason = null
       where r.state = 'failed'
     ), logged as (
@@ -112,10 +119,7 @@ const resolve: Statement = {
 export function decideWork(database: Database, decision: WorkDecision): Promise<WorkAnswer> {
   const { paymentId, resolution, note, actor } = decision;
   return transaction(database, async (tx): Promise<WorkAnswer> => {
-    const [, [locked]] = await Promise.all([
-      tx.query(lockPayment, [paymentId]),
-      tx.query<LockedPayment>(readLocked, [paymentId]),
-    ]);
+    const locked = await lock(tx, paymentId);
     if (locked === undefined) return { outcome: 'payment_not_found' };
     const read = async (): Promise<Payment> => {
       const payment = (await readPayments(tx, [paymentId])).get(paymentId);
@@ -131,6 +135,17 @@ export function decideWork(database: Database, decision: WorkDecision): Promise<
     await tx.query(resolve, [paymentId, resolution, actor, note, pays, how === 'pays', uuidv7()]);
     return { outcome: 'resolved', payment: await read(), isPaid: pays };
   });
+}
+
+/** Locks a payment and its order. One that had no order, and got one while its lock was waited for, is locked again. */
+async function lock(tx: Transaction, paymentId: string): Promise<LockedPayment | undefined> {
+  for (;;) {
+    const [[locked], [read]] = await Promise.all([
+      tx.query<{ orderId: string | null }>(lockPayment, [paymentId]),
+      tx.query<LockedPayment>(readLocked, [paymentId]),
+    ]);
+    if (read === undefined || read.orderId === locked?.orderId) return read;
+  }
 }
 
 async function howToPay(

@@ -34,20 +34,20 @@ export function attemptRoutes(options: {
         errors: [{ field: 'provider', message: `must be one of ${known}` }],
       });
     }
-    const begun = await orders.beginAttempt({ orderId, provider: name, handOffAs, returnUrl, actor: 'api' });
-    switch (begun.outcome) {
-      case 'order_not_found':
-        throw orderNotFound(orderId);
-      case 'not_pending':
-        throw new Problem('order_not_pending', `It is ${begun.order.status}.`);
-      case 'order_closing':
-        throw closing();
-      case 'open':
-        response.json(presentAttempt(begun.attempt));
-        return;
-      case 'opening':
-        response.status(201).json(presentAttempt(await openAtProvider(orders, provider, begun)));
+    const begin = (): Promise<Begun> =>
+      beginOrThrow(orders, { orderId, provider: name, handOffAs, returnUrl, actor: 'api' });
+    const begun = await begin();
+    if (begun.outcome === 'open') {
+      response.json(presentAttempt(begun.attempt));
+      return;
     }
+    let opened = await openAtProvider(orders, provider, begun);
+    // An earlier call left it behind, unanswered: what was right then may be too late by now. A new one is refused for good.
+    if (opened.outcome === 'refused' && !begun.isNew)
+      opened = await openAtProvider(orders, provider, await begin());
+    if (opened.outcome === 'refused')
+      throw new Problem('provider_refused', `${provider.name}: ${opened.reason}`);
+    response.status(201).json(presentAttempt(opened.attempt));
   });
 
   router.get('/v1/orders/:id/payment-attempts', async (request, response) => {
@@ -60,15 +60,33 @@ export function attemptRoutes(options: {
   return router;
 }
 
+type Begun = Extract<Awaited<ReturnType<Orders['beginAttempt']>>, { attempt: PaymentAttempt }>;
+
+async function beginOrThrow(orders: Orders, wish: Parameters<Orders['beginAttempt']>[0]): Promise<Begun> {
+  const begun = await orders.beginAttempt(wish);
+  switch (begun.outcome) {
+    case 'order_not_found':
+      throw orderNotFound(wish.orderId);
+    case 'not_pending':
+      throw new Problem('order_not_pending', `It is ${begun.order.status}.`);
+    case 'order_closing':
+      throw closing();
+    case 'open':
+    case 'opening':
+      return begun;
+  }
+}
+
+type Opened =
+  | { readonly outcome: 'opened'; readonly attempt: PaymentAttempt }
+  | { readonly outcome: 'refused'; readonly reason: string };
+
 /** Opens an attempt at its provider. A repetition of the call does the same again, which opens nothing twice. */
 async function openAtProvider(
   orders: Orders,
   provider: PaymentProvider,
-  {
-    attempt,
-    order,
-  }: { attempt: PaymentAttempt; order: { reference: string | null; amount: number; currency: string } },
-): Promise<PaymentAttempt> {
+  { attempt, order }: Begun,
+): Promise<Opened> {
   const opened = await provider.open(describeAttempt(attempt, order));
   switch (opened.outcome) {
     case 'opened': {
@@ -76,7 +94,7 @@ async function openAtProvider(
       const kept = await orders.recordOpened({ attemptId: attempt.id, providerAttemptId, handOff });
       // Its order was settled, or fenced and closed, while the provider was asked.
       if (kept?.state !== 'open') throw closing();
-      return kept;
+      return { outcome: 'opened', attempt: kept };
     }
     case 'refused':
       await orders.recordVerdict({
@@ -85,7 +103,7 @@ async function openAtProvider(
         reason: opened.reason,
         actor: 'api',
       });
-      throw new Problem('provider_refused', `${provider.name}: ${opened.reason}`);
+      return { outcome: 'refused', reason: opened.reason };
     case 'unknown':
       throw new Problem(
         'unavailable',

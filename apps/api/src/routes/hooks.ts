@@ -87,7 +87,7 @@ async function keep(
     const verdict =
       notice.kind === 'refund_confirmed'
         ? { state: 'confirmed' as const, providerRefundId, actor }
-        : { state: 'refused' as const, reason: notice.reason, actor };
+        : { state: 'refused' as const, reason: notice.reason, providerRefundId, actor };
     const name = isUuid(refundId) ? { refundId } : { provider, providerRefundId };
     return (await orders.recordRefund(name, verdict)) ?? 'had_ended';
   }

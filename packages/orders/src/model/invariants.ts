@@ -98,7 +98,7 @@ function rewritten(before: Shop, after: Shop): string[] {
 function mayBecome(old: Payment, now: Payment): boolean {
   const refundStates = [old.refund, now.refund].map((refund) => refund?.state ?? 'none').join(' ');
   const isForward =
-    /^(none (none|due)|due (due|sent|confirmed|failed)|sent (sent|confirmed|failed)|confirmed (confirmed|failed)|failed (failed|due))$/;
+    /^(none (none|due)|due (due|sent|confirmed|failed)|sent (sent|confirmed|failed)|confirmed (confirmed|failed)|failed (failed|due|confirmed))$/;
   return (
     now.recordedAt === old.recordedAt &&
     (old.outcome !== 'paid' || now.outcome === 'paid') &&

@@ -61,10 +61,10 @@ function payOnce(shop: Shop, told: Told): Step {
   const order = shop.orders[name];
   if (order === undefined && !verified) return unchanged(shop, 'order_not_found');
   const known = shop.payments[capture];
-  if (known !== undefined && !isOpenAgain(known, told, order)) return repeat(shop, told, known);
-
   const before = withAttempt(shop, told);
   const { outcome, does, listedFor = null } = decide(before, told, order);
+  if (known !== undefined && !isOpenAgain(known, told, order, does)) return repeat(shop, told, known);
+
   const payment: Payment = {
     order: order === undefined ? null : name,
     amount,
@@ -75,7 +75,7 @@ function payOnce(shop: Shop, told: Told): Step {
     listedAt: listedFor === null ? null : shop.clock,
     listedFor,
     resolution: null,
-    refund: does === 'refund' ? { state: 'due', actor: 'policy', formerCount: 0 } : null,
+    refund: does === 'refund' ? { state: 'due', actor: 'policy', formerCount: 0, hasComeBack: false } : null,
   };
   const recorded = { ...before, payments: { ...before.payments, [capture]: payment } };
   const after = order === undefined ? recorded : tellOfMoney(recorded, capture, does);
@@ -87,15 +87,17 @@ const withAttempt = (shop: Shop, { attempt }: Told): Shop =>
   attempt === undefined ? shop : endPaid(shop, attempt);
 
 /**
- * Whether a capture that was told before is decided about anew: it has paid nothing, no person has decided, and now its
- * provider says what only the shop had said, or for which order it is.
+ * Whether a capture that was told before is decided about anew: it has paid nothing and does not go back, and now its provider
+ * says what only the shop had said, or for which order it is. What a person dismissed is, where it pays its order.
  */
-const isOpenAgain = (known: Payment, { order: name, verified }: Told, order: Order | undefined): boolean =>
-  verified &&
-  known.outcome !== 'paid' &&
-  known.resolution === null &&
-  known.refund === null &&
-  (known.order === null ? order !== undefined : known.order === name && !known.verified);
+function isOpenAgain(known: Payment, told: Told, order: Order | undefined, does: Does): boolean {
+  const { outcome, resolution, refund } = known;
+  if (!told.verified || outcome === 'paid' || refund !== null) return false;
+  if (resolution !== null && (resolution !== 'dismiss' || does !== 'pay')) return false;
+  return known.order === null
+    ? order !== undefined && resolution === null
+    : known.order === told.order && !known.verified;
+}
 
 /** The same capture again changes nothing, but that its provider knows better than the shop. */
 function repeat(shop: Shop, told: Told, known: Payment): Step {
@@ -114,10 +116,9 @@ function restate(shop: Shop, capture: string, now: Pick<Payment, 'amount' | 'cur
   const known = paymentOf(shop, capture);
   const after = changePayment(shop, capture, { ...now, verified: true });
   const isSame = known.amount === now.amount && known.currency === now.currency;
-  // Whoever decided about it, or is to decide about its refund, sees the new amount.
-  return isSame || known.resolution !== null || known.refund !== null
-    ? after
-    : list(after, capture, 'restated');
+  // Whoever is to decide about its refund sees the new amount; who dismissed it did not know that it was true.
+  if (known.refund !== null) return after;
+  return isSame && known.resolution !== 'dismiss' ? after : list(after, capture, 'restated');
 }
 
 /** A person is to decide, even one who has already, before this was known. */
@@ -198,11 +199,13 @@ function withoutItems(stock: Shop['stock'], items: readonly Item[]): Shop['stock
 
 // Money goes back
 
+const returned = { resolution: 'refund' } as const;
+
 const isUnderWay = (refund: Refund | null): boolean => refund?.state === 'due' || refund?.state === 'sent';
 
 /**
- * What the provider says of a refund. One that has ended stays so, but that its bank may send it back: then it has failed.
- * Where it was refused and sent again, the first one may turn out to have arrived.
+ * What the provider says of a refund. One that has ended stays so, but that its bank may send it back: then it has failed, and
+ * that it once arrived is nothing new. Where it was refused, and sent again or not yet, it may turn out to have arrived.
  *
  * @param isFormer it is said of one that was sent in vain before
  */
@@ -214,15 +217,20 @@ export function refundVerdict(
 ): Step {
   const { order: name, refund } = paymentOf(shop, capture);
   const comesBack = refund?.state === 'confirmed' && said === 'refused';
-  const counts = isFormer ? said === 'confirmed' && isUnderWay(refund) : isUnderWay(refund) || comesBack;
+  const isListedNow = isListed(paymentOf(shop, capture));
+  const arrives = refund?.state === 'failed' && said === 'confirmed' && !refund.hasComeBack && isListedNow;
+  const counts = isFormer
+    ? said === 'confirmed' && isUnderWay(refund)
+    : isUnderWay(refund) || comesBack || arrives;
   if (refund === null || !counts) return unchanged(shop, 'nothing');
   if (said === 'unknown') return unchanged(shop, refund.state);
   const state = said === 'refused' ? 'failed' : said;
   const isNews = state !== refund.state;
   const failed = { listedAt: shop.clock, listedFor: 'refund_failed', resolution: null } as const;
   const after = changePayment(shop, capture, {
-    refund: { ...refund, state },
+    refund: { ...refund, state, hasComeBack: refund.hasComeBack || comesBack },
     ...(state === 'failed' && failed),
+    ...(arrives && returned),
   });
   if (name === null || !isNews) return [after, { outcome: state }];
   return [tell(after, name, {}, { type: `refund.${state}`, capture }), { outcome: state }];
@@ -243,11 +251,12 @@ export function resolve(shop: Shop, capture: string, resolution: 'refund' | 'acc
   if (refusal !== undefined) return unchanged(shop, refusal);
 
   const pays = resolution === 'accept' && payment.outcome !== 'paid';
-  const formerCount = refund === null ? 0 : refund.formerCount + 1;
+  const formerCount = refund === null ? 0 : refund.formerCount + (refund.hasComeBack ? 0 : 1);
+  const again = { state: 'due', actor: 'test', formerCount, hasComeBack: false } as const;
   const decided = changePayment(shop, capture, {
     resolution,
     ...(pays && paid),
-    ...(resolution === 'refund' && { refund: { state: 'due', actor: 'test', formerCount } as const }),
+    ...(resolution === 'refund' && { refund: again }),
   });
   const settled = pays && name !== null ? settle(decided, name, { capture }) : decided;
   const event = { type: 'payment.resolved', capture, resolution };

@@ -131,6 +131,8 @@ export interface Refund {
   readonly actor: string;
   /** How often it was sent in vain before. */
   readonly formerCount: number;
+  /** It had arrived, and its bank sent it back. */
+  readonly hasComeBack: boolean;
 }
 
 export interface Freeze {
@@ -171,7 +173,7 @@ interface ShownOrder extends Omit<Order, Hidden | 'channel' | 'paymentMethod' | 
 /** A payment as everybody is shown it. */
 interface ShownPayment extends Omit<Payment, 'refund'> {
   readonly capture: string;
-  readonly refund: Omit<Refund, 'formerCount'> | null;
+  readonly refund: Pick<Refund, 'state' | 'actor'> | null;
 }
 
 export interface KeptAnswer {

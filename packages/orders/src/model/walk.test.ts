@@ -124,7 +124,8 @@ const withAttempts: World = {
       deeds: [[refund('sent')], [refund('confirmed'), refund('confirmed')]],
     },
     { who: 'a provider that does not return it', deeds: [[refund('refused')], [refund('confirmed')]] },
-    { who: 'a person who accepts it', deeds: [[resolve('accept'), resolve('accept')]] },
+    // Two deeds: what is told in between is to be decided about anew.
+    { who: 'a person who accepts it', deeds: [[resolve('accept')], [resolve('accept')]] },
     { who: 'a person who returns it', deeds: [[resolve('refund')], [resolve('refund')]] },
   ],
 };

@@ -30,7 +30,7 @@ interface Watch {
  * - While it is frozen each worker asks it now and then about one attempt. Nobody else might: no order is due. A worker
  *   whose questions were all answered for `wellForMs` thaws it, whoever froze it: that process may be dead.
  * - Breakers of processes differ. Another worker may not have noticed that the provider is back, but it does within the
- *   10 s after which its own breaker lets a question through, so `wellForMs` is longer. Where one worker alone cannot
+ *   15 s after which its own breaker lets a question through, so `wellForMs` is longer. Where one worker alone cannot
  *   reach the provider, it must not hold the orders that the others can see to: their answers thaw them.
  * - In one outage a process freezes once. A freeze that others thawed meanwhile, a person or a worker with a better
  *   connection, was thawed for a reason.
@@ -49,7 +49,7 @@ export function providerFreeze(options: {
   log: Log;
   metrics: Metrics;
 }): ProviderFreeze {
-  const { orders, providers, freezeAfterMs, wellForMs = 15_000, askEveryMs = 3000, log, metrics } = options;
+  const { orders, providers, freezeAfterMs, wellForMs = 20_000, askEveryMs = 3000, log, metrics } = options;
   const frozenGauge = new Gauge({
     name: 'lapse_provider_frozen',
     help: 'Whether the orders of a payment provider are frozen because it is away (1)',

@@ -132,7 +132,7 @@ export const mutants: readonly Mutant[] = [
     name: 'an attempt is opened behind the fence',
     file: 'packages/orders/src/attempts.ts',
     changes: [['o.closing_at is not null or o.expire_at', 'o.expire_at']],
-    tests: ['packages/orders/src/model/model.test.ts'],
+    tests: ['packages/orders/src/freeze-scope.test.ts'],
   },
   {
     name: 'a payment leaves its attempt open',
@@ -166,12 +166,7 @@ export const mutants: readonly Mutant[] = [
   {
     name: 'another amount than was reported is shown to nobody',
     file: 'packages/orders/src/pay-decide.ts',
-    changes: [
-      [
-        'const isSame = amount === earlier.amount &&',
-        'const isSame = amount === earlier.amount || verified ||',
-      ],
-    ],
+    changes: [['now.amount !== was.amount || now.currency', 'now.currency']],
     tests: ['packages/orders/src/model/model.test.ts'],
   },
   {

@@ -80,6 +80,18 @@ test.each([
   expect(await answer(order)).toBe('closing');
 });
 
+test('an order whose providers are being asked takes no other attempt, frozen or not', async () => {
+  const order = await place(shop.orders, {});
+  await openAttempt(shop.orders, order.id, 'bank');
+  await letPass(shop.database, 120_000);
+  expect(await answer(order)).toBe('closing');
+  await freeze({});
+  const wish = { orderId: order.id, handOffAs: 'url', returnUrl: null, actor: 'test' } as const;
+  expect(await shop.orders.beginAttempt({ ...wish, provider: 'wallet' })).toMatchObject({
+    outcome: 'order_closing',
+  });
+});
+
 test('the freezes that hold an order are told, until their thaw has moved it', async () => {
   const web = await place(shop.orders, { channel: 'web' });
   const app = await place(shop.orders, { channel: 'app' });

@@ -59,8 +59,8 @@ export interface RunResult extends Recovery {
 /** Load before the first fault, between two, and behind the last, ms. */
 const quietMs = { before: 4000, between: 4000, after: 5000 };
 
-/** Most orders placed in a second: two cores also run the servers, the proxies and the customers. */
-const mostPerSecond = 250;
+/** Most orders placed in a second: two cores also run the servers, the payment providers, the proxies and the customers. */
+const mostPerSecond = 150;
 
 /** How late an order may be cancelled while a worker runs and PostgreSQL answers, ms: invariant 5. */
 const mostLateMs = 3000;

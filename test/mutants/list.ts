@@ -131,7 +131,7 @@ export const mutants: readonly Mutant[] = [
   {
     name: 'an attempt is opened behind the fence',
     file: 'packages/orders/src/attempts.ts',
-    changes: [['o.closing_at is not null or o.expire_at', 'o.expire_at']],
+    changes: [['locked.isFenced || (locked.isOver', '(locked.isOver']],
     tests: ['packages/orders/src/freeze-scope.test.ts'],
   },
   {

@@ -83,12 +83,20 @@ const lockOrder: Statement = {
   text: `
     select
       o.status = 'pending_payment' as "isPending",
-      o.closing_at is not null or o.expire_at <= clock_timestamp() and not ${isFrozen} as "isClosing",
+      o.closing_at is not null as "isFenced",
+      o.expire_at <= clock_timestamp() as "isOver",
       ${isFrozen} as "isFrozen"
     from orders o
     where o.id = $1
     for no key update`,
 };
+
+interface LockedOrder {
+  readonly isPending: boolean;
+  readonly isFenced: boolean;
+  readonly isOver: boolean;
+  readonly isFrozen: boolean;
+}
 
 const readOpen: Statement = {
   name: 'attempt_read_open',
@@ -134,14 +142,14 @@ export function beginAttempt(database: Database, request: AttemptRequest): Promi
   return transaction(database, async (tx): Promise<AttemptAnswer> => {
     const [, [locked], [open], found] = await Promise.all([
       shareFreezeLock(tx),
-      tx.query<{ isPending: boolean; isClosing: boolean; isFrozen: boolean }>(lockOrder, [orderId]),
+      tx.query<LockedOrder>(lockOrder, [orderId]),
       tx.query<PaymentAttempt>(readOpen, [orderId, provider]),
       readOrders(tx, [orderId]),
     ]);
     const order = found.get(orderId);
     if (locked === undefined || order === undefined) return { outcome: 'order_not_found' };
     if (!locked.isPending) return { outcome: 'not_pending', order };
-    if (locked.isClosing) return { outcome: 'order_closing', order };
+    if (locked.isFenced || (locked.isOver && !locked.isFrozen)) return { outcome: 'order_closing', order };
     if (open !== undefined)
       return { outcome: open.state === 'open' ? 'open' : 'opening', attempt: open, order, isNew: false };
     const [attempt] = await tx.query<PaymentAttempt>(insertAttempt, [
